@@ -1,0 +1,74 @@
+"""The error tree: one root, children named by the boundary they guard, each also a stdlib error.
+
+Bad input stops at load with one of these; the command line prints it without a traceback. A bad *item* in good input
+is not an error but a `constitutional.records.Failure`, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConstitutionalError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ConstitutionError(ConstitutionalError, ValueError):
+    """A constitution file that cannot be used."""
+
+
+class TemplateError(ConstitutionalError, ValueError):
+    """A template that is missing, malformed, unsafe or not given a variable it uses."""
+
+
+class ConfigError(ConstitutionalError, ValueError):
+    """A recipe, setting, name or path that cannot be used."""
+
+
+class DataError(ConstitutionalError, ValueError):
+    """A prompt or preference file that cannot be used."""
+
+
+class BackendError(ConstitutionalError, RuntimeError):
+    """A model that cannot be opened or did not answer; `retryable` says whether asking again may help."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[object, ...]:  # keep `retryable` when the error crosses a process boundary
+        return _rebuild_backend_error, (str(self), self.retryable)
+
+
+def _rebuild_backend_error(message: str, retryable: bool) -> BackendError:
+    return BackendError(message, retryable=retryable)
+
+
+class LedgerError(ConstitutionalError, RuntimeError):
+    """A ledger that cannot be opened, written or verified."""
+
+
+class RunError(ConstitutionalError, RuntimeError):
+    """A run folder that is locked, damaged or cannot be written."""
+
+
+class GateError(ConstitutionalError, RuntimeError):
+    """The judge did not pass its gate and the recipe names no fallback."""
+
+
+class TrainingError(ConstitutionalError, RuntimeError):
+    """Training that would silently do nothing, or that went wrong at a named step."""
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """A hint naming the closest legal name, or the legal names when none is close.
+
+    Returns:
+        A string to append to an error message, beginning with a space.
+    """
+    names = sorted(legal)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (known: {', '.join(names)})" if names else ""

@@ -1,0 +1,310 @@
+"""What exists: frozen records, content ids, canonical JSON.
+
+Every record is immutable, forbids unknown fields and names its parents by id. An `id` is the sha256 of the record's
+canonical JSON without the id itself, shortened to 16 hex digits, so equal content has equal ids on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["system", "user", "assistant"]
+PromptKind = Literal["red_team", "helpful", "benign"]
+Split = Literal["train", "heldout"]
+Order = Literal["ab", "ba"]
+Outcome = Literal["preference", "tie", "not_applicable", "refused", "invalid", "error"]
+FinishReason = Literal["stop", "length"]
+Origin = Literal["sampled", "revision", "human", "contrast", "example", "evaluation"]
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys, no spaces and no escapes: one text for one value."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """The full sha256 (64 hex digits) of a JSON value's canonical text."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def short_digest(value: object) -> str:
+    """The first 16 hex digits of `digest`: the form of every id."""
+    return digest(value)[:16]
+
+
+def seed_for(seed: int, *parts: str | int) -> int:
+    """A 63-bit seed that depends on the run's seed and on what it is for, and on nothing else."""
+    return int(digest([seed, *parts])[:16], 16) >> 1
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """One canonical JSON line (without the newline)."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+class Identified(Record):
+    """A record with a content id, computed when it is not given and checked when it is."""
+
+    id: str = ""
+
+    @model_validator(mode="after")
+    def _fill_id(self) -> Self:
+        expected = short_digest(self.identity())
+        if not self.id:
+            object.__setattr__(self, "id", expected)
+        elif self.id != expected:
+            raise ValueError(f"id {self.id} does not match the content (expected {expected})")
+        return self
+
+    def identity(self) -> Mapping[str, object]:
+        """The JSON value the id is computed from: everything but the id."""
+        return self.model_dump(mode="json", exclude={"id"})
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Dialogue = tuple[Message, ...]
+"""A conversation; a trailing assistant message is a prefill that the model continues."""
+
+
+def user(content: str) -> Message:
+    """A user turn."""
+    return Message(role="user", content=content)
+
+
+def assistant(content: str) -> Message:
+    """An assistant turn (or, at the end of a dialogue, a prefill)."""
+    return Message(role="assistant", content=content)
+
+
+class Example(Record):
+    """A labelled comparison an author gives for a principle. The gate uses `gate` rows; wordings are tuned on the rest."""
+
+    prompt: str
+    better: str
+    worse: str
+    split: Literal["gate", "tuning"] = "gate"
+
+
+class Principle(Record):
+    """One rule of a constitution, with everything that reaches a model because of it."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    title: str
+    critique_request: str | None = None
+    revision_request: str | None = None
+    comparison_request: str | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    tags: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    source: str | None = None
+
+    @property
+    def ref(self) -> str:
+        """`id@version`, the name a judgment cites."""
+        return f"{self.id}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Changes when, and only when, a text that reaches a model changes."""
+        texts = self.model_dump(
+            mode="json", include={"id", "version", "critique_request", "revision_request", "comparison_request"}
+        )
+        return short_digest(texts)
+
+
+class Constitution(Record):
+    """A named, versioned set of principles."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    title: str
+    source: str | None = None
+    template_pack: str = "chat"
+    principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
+
+    @property
+    def ref(self) -> str:
+        """`id@version`."""
+        return f"{self.id}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Digest over every field, examples included."""
+        return short_digest(self.model_dump(mode="json"))
+
+    def principle(self, ref: str) -> Principle:
+        """The principle called `ref` (`id` or `id@version`).
+
+        Raises:
+            KeyError: no such principle.
+        """
+        for principle in self.principles:
+            if ref in (principle.id, principle.ref):
+                return principle
+        raise KeyError(ref)
+
+
+class Prompt(Identified):
+    """What a user, or a red-teamer, said: a conversation that ends with a user turn."""
+
+    messages: Dialogue
+    kind: PromptKind
+    source: str
+    split: Split
+    tags: tuple[str, ...] = ()
+
+
+class Sampling(Record):
+    """How text is drawn from a model. `temperature` 0 is greedy. `seed` fixes the draw of one call."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=1)] = 1.0
+    max_tokens: Annotated[int, Field(gt=0)] = 128
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Usage(Record):
+    """What one call cost. Tokens computed anew, not those read from a cache."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Completion(Record):
+    """One generated text. `seconds` is the batch's wall time shared evenly; it stands beside results, never in a hash."""
+
+    text: str
+    model: str
+    sampling: Sampling
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+class Answer(Identified):
+    """One policy answer to a prompt, as drawn by `sample` or `evaluate`."""
+
+    prompt_id: str
+    model: str
+    text: str
+    finish_reason: FinishReason
+    index: int = 0
+    seed: int
+    usage: Usage
+
+
+class RevisionRound(Record):
+    """One critique and revision under one principle."""
+
+    principle: str
+    principle_digest: str
+    critique: str | None
+    revision: str
+    flags: tuple[str, ...]
+    candidate: int
+    usage: Usage
+
+
+class Revision(Identified):
+    """A prompt's first answer and what critique and revision made of it, all rounds kept."""
+
+    prompt_id: str
+    initial: str
+    initial_finish: FinishReason
+    rounds: tuple[RevisionRound, ...]
+    policy: str
+    critic: str
+    template_digests: tuple[str, ...]
+    seed: int
+
+    @property
+    def final(self) -> str:
+        """The last revision."""
+        return self.rounds[-1].revision
+
+    @property
+    def usable(self) -> bool:
+        """True when the last revision carries no artefact flag."""
+        return not self.rounds[-1].flags
+
+
+class Comparison(Identified):
+    """Two answers to one prompt. `answer_ids` name the records they came from, where there are any."""
+
+    prompt_id: str
+    messages: Dialogue
+    a: str
+    b: str
+    origin: Origin
+    parents: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Judgment(Identified):
+    """What one judge said of one comparison under one principle in one order.
+
+    `key` is the digest of the question (what resume looks up), `id` of the answer (what an audit cites). `p_a` is
+    always in the comparison's own frame, already un-swapped.
+    """
+
+    key: str
+    comparison_id: str
+    principle: str
+    principle_digest: str
+    template_digest: str
+    judge: str
+    mode: Literal["logprob"]
+    order: Order
+    outcome: Outcome
+    p_a: Annotated[float, Field(ge=0, le=1)] | None
+    logprobs: tuple[float, ...]
+    mass: float | None
+    raw: str | None = None
+    usage: Usage
+    seed: int
+
+
+class Preference(Identified):
+    """A soft label: the probability that `a` is the better answer, and the judgments it was made from."""
+
+    comparison_id: str
+    p_a: Annotated[float, Field(ge=0, le=1)] | None
+    rule: str
+    judgment_ids: tuple[str, ...]
+    principles: tuple[str, ...]
+    agreement: float | None = None
+    abstained: str | None = None
+
+    @property
+    def a_chosen(self) -> bool:
+        """True when `a` is at least as probable as `b`."""
+        return self.p_a is not None and self.p_a >= 0.5
+
+
+class Failure(Record):
+    """A bad item in good input: counted, shown, never turned into a number."""
+
+    item_id: str
+    stage: str
+    kind: str
+    message: str
