@@ -249,12 +249,14 @@ class Revision(Identified):
 
 
 class Comparison(Identified):
-    """Two answers to one prompt. `answer_ids` name the records they came from, where there are any."""
+    """Two answers to one prompt. `parents` names the records the answers came from, where there are any."""
 
     prompt_id: str
     messages: Dialogue
     a: str
     b: str
+    a_model: str | None = None
+    b_model: str | None = None
     origin: Origin
     parents: tuple[str, ...] = ()
     seed: int = 0

@@ -1,18 +1,17 @@
 """Models behind two verbs: `generate` and `loglikelihood`, batch in, batch out, order kept.
 
-A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `scripted:FILE`); `open_backend`
-turns the spec into a live backend and imports the heavy library only then.
+A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `scripted:FILE`);
+`open_backend` turns the spec into a live backend and imports the heavy library only then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
-from constitutional.errors import ConfigError, nearest
+from constitutional.backends.specs import split_spec
 from constitutional.records import Completion, Dialogue, Record, Sampling
-
-KINDS = ("local", "embedded", "openvino", "scripted")
 
 
 class Likelihood(Record):
@@ -49,18 +48,6 @@ class Backend(Protocol):
         ...
 
 
-def split_spec(spec: str) -> tuple[str, str]:
-    """`kind:rest` taken apart.
-
-    Raises:
-        ConfigError: no such kind, with the nearest one.
-    """
-    kind, colon, rest = spec.partition(":")
-    if kind not in KINDS or not colon or not rest:
-        raise ConfigError(f"unknown model spec '{spec}': expected KIND:NAME{nearest(kind, KINDS)}")
-    return kind, rest
-
-
 def open_backend(spec: str, *, dtype: str = "bfloat16", threads: int | None = None) -> Backend:
     """Opens the model a spec names.
 
@@ -82,10 +69,12 @@ def open_backend(spec: str, *, dtype: str = "bfloat16", threads: int | None = No
         from constitutional.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(rest, threads=threads)
+    from constitutional.backends.identity import identify
     from constitutional.backends.local import LocalBackend
 
+    source: str | Path = rest
     if kind == "embedded":
         from constitutional.backends.embedded import converted_folder
 
-        return LocalBackend(converted_folder(rest), name=spec, dtype=dtype, threads=threads)
-    return LocalBackend(rest, name=spec, dtype=dtype, threads=threads)
+        source = converted_folder(rest)
+    return LocalBackend(source, name=spec, model=identify(spec, dtype), dtype=dtype, threads=threads)

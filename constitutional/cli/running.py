@@ -1,0 +1,101 @@
+"""What the longer commands do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from constitutional.display import printable
+
+
+def run_command(
+    recipe_file: Path,
+    out: Path | None,
+    sets: list[str],
+    limit: int | None,
+    prompts: str | None,
+    until: str | None,
+    display_mode: str,
+) -> None:
+    """Runs a recipe up to a step and prints where the report is."""
+    from constitutional.config import load_recipe
+    from constitutional.display import open_display
+    from constitutional.pipeline import run_recipe
+
+    if limit is not None:
+        kinds = ("red_team", "helpful")
+        sets = [*(f"prompts.{kind}.limit={limit}" for kind in kinds), *sets]
+    if prompts is not None:
+        sets = [f"prompts.red_team.path={prompts}", *sets]
+    recipe = load_recipe(recipe_file, sets)
+    folder = out or Path("runs") / recipe.name
+    with open_display(display_mode) as display:
+        outcome = run_recipe(recipe, recipe_file, folder, until=until, display=display)
+    table = evaluation_table(outcome.folder)
+    if table:
+        typer.echo(table)
+    if outcome.failures:
+        typer.echo(f"{outcome.failures} items failed and are listed in the report")
+    typer.echo(f"report: {outcome.report}")
+
+
+def evaluation_table(folder: Path) -> str:
+    """The evaluation of a run as text; empty when it has none."""
+    from constitutional.audit.evaluation_table import render_evaluation
+
+    return printable(render_evaluation(folder))
+
+
+def validate_command(path: Path) -> None:
+    """Loads a recipe with everything it names, or a constitution, and says what is in it."""
+    from constitutional.config import load_recipe
+    from constitutional.constitution import load_constitution
+    from constitutional.errors import ConfigError
+    from constitutional.yamlfile import load_yaml
+
+    data, _ = load_yaml(path, ConfigError)
+    if isinstance(data, dict) and "principles" in data:
+        constitution = load_constitution(str(path))
+        examples = sum(len(p.examples) for p in constitution.principles)
+        typer.echo(
+            f"{path}: constitution {constitution.ref}, {len(constitution.principles)} principles, {examples} examples: ok"
+        )
+        return
+    from constitutional.pipeline.context import load_inputs
+
+    inputs = load_inputs(load_recipe(path), path)
+    for role in ("policy", "feedback", "judge"):
+        inputs.spec(role)
+    typer.echo(
+        f"{path}: recipe '{inputs.recipe.name}', constitution {inputs.constitution.ref}, "
+        f"templates {inputs.pack.ref}, {len(inputs.prompts)} prompts: ok"
+    )
+
+
+def report_command(run_folder: Path) -> None:
+    """Writes the report of a run again."""
+    from constitutional.audit.current import open_view
+    from constitutional.audit.report import write_report
+    from constitutional.settings import Recipe
+
+    view = open_view(run_folder)
+    recipe = Recipe.model_validate(view.recipe)
+    typer.echo(f"report: {write_report(run_folder, recipe, view.constitution, list(view.prompts.values()))}")
+
+
+def fetch_command(name: str) -> None:
+    """Fetches and converts one embedded model, telling how far it is."""
+    from constitutional.backends.embedded import convert, fetch
+
+    last = ""
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal last
+        line = f"{name}: {what} {100 * done // max(total, 1)} %"
+        if line != last and (done == total or (100 * done // max(total, 1)) % 10 == 0):
+            typer.echo(line, err=True)
+            last = line
+
+    fetch(name, progress=progress)
+    typer.echo(f"{name}: ready at {convert(name, progress=progress)}")

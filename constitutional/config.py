@@ -1,0 +1,101 @@
+"""Recipes: a YAML file, the files it extends, and `--set` on top, checked as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from constitutional.errors import ConfigError
+from constitutional.settings import Recipe
+from constitutional.validation import Loc, Marks, validate
+from constitutional.yamlfile import load_yaml, parse_scalar, parse_yaml
+
+__all__ = ["Recipe", "load_recipe", "resolve_path"]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Loads a recipe.
+
+    Args:
+        path: the YAML file. `extends: base.yaml` (or a list, later ones win) names files relative to it that it is laid
+            over; mappings are merged, anything else is replaced.
+        overrides: `section.key=value` texts; the value reads as in YAML (`[a, b]`, `{a: 1}` and quotes included).
+
+    Raises:
+        ConfigError: one line `file:line:col: key: message` (or `--set …: key: message`) for each thing wrong.
+    """
+    data, marks = _load(path, ())
+    for override in overrides:
+        _override(data, marks, override)
+    return validate(data, marks, Recipe, ConfigError)
+
+
+def resolve_path(recipe_file: Path, text: str) -> Path:
+    """Where a path in a recipe leads: beside the recipe file, else from the working directory, else as written.
+
+    The last case leaves names (`minimal`, a hub data set) to those who know what to make of them.
+    """
+    beside = recipe_file.parent / text
+    return beside.resolve() if beside.exists() else Path(text).resolve() if Path(text).exists() else Path(text)
+
+
+def _load(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
+    """A file laid over the files it extends, with the place of every key in the file it came from."""
+    own, own_marks = load_yaml(path, ConfigError)
+    if not isinstance(own, dict):
+        raise ConfigError(f"{own_marks[()]}: expected a mapping of keys at the top")
+    here = (*chain, path.resolve())
+    bases = own.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    place = own_marks.get(("extends",), own_marks[()])
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+        raise ConfigError(f"{place}: extends: expected a file or a list of files")
+    data: dict[str, Any] = {}
+    marks: Marks = {}
+    for base in bases:
+        target = path.parent / base
+        if target.resolve() in here:
+            circle = " -> ".join(item.name for item in (*here, target.resolve()))
+            raise ConfigError(f"{place}: extends: goes in a circle ({circle})")
+        if not target.is_file():
+            raise ConfigError(f"{place}: extends: no such file '{base}'")
+        base_data, base_marks = _load(target, here)
+        _merge(data, base_data)
+        marks.update(base_marks)
+    _merge(data, own)
+    return data, marks | own_marks
+
+
+def _merge(into: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _override(data: dict[str, Any], marks: Marks, override: str) -> None:
+    """Sets one dotted key; every key on its way that the files do not have gets the override as its place."""
+    place = f"--set {override}"
+    dotted, equals, text = override.partition("=")
+    keys: Loc = tuple(dotted.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"{place}: expected section.key=value")
+    node = data
+    for depth, key in enumerate(keys[:-1], start=1):
+        if not isinstance(node.get(str(key)), dict):
+            node[str(key)] = {}
+            marks[keys[:depth]] = place
+        node = node[str(key)]
+    node[str(keys[-1])] = _value(text.strip(), place)
+    marks[keys] = place
+
+
+def _value(text: str, place: str) -> Any:
+    if text[:1] in ("[", "{", '"', "'"):
+        return parse_yaml(text, place, ConfigError)[0]
+    try:
+        return parse_scalar(text)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error

@@ -1,0 +1,5 @@
+"""Constitutions: named, versioned sets of principles, read from YAML."""
+
+from constitutional.constitution.loader import load_constitution
+
+__all__ = ["load_constitution"]

@@ -1,0 +1,130 @@
+"""Progress as a person reads it: one line a chunk with an estimate of what is left, plain when nobody watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_HIDDEN = {i: None for i in range(32) if i not in (9, 10)} | dict.fromkeys(range(127, 160))
+
+
+def printable(text: str) -> str:
+    """Text from data or a model without control characters, so that it cannot drive a terminal."""
+    return text.translate(_HIDDEN)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Display(Protocol):
+    """Where a run tells how far it is."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins to work."""
+        ...
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` items of the current stage; `note` is shown beside it."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        ...
+
+
+class Silent:
+    """Says nothing; for notebooks and tests."""
+
+    def stage(self, name: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+class Plain:
+    """One line per step of progress: for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._started = time.monotonic()
+        self._first = 0
+
+    def stage(self, name: str) -> None:
+        """Starts the stage's clock."""
+        self._name, self._started, self._first = name, time.monotonic(), -1
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Prints done/total, time so far and an estimate of the time left, from the items done in this process."""
+        if self._first < 0:
+            self._first = done
+        passed = time.monotonic() - self._started
+        fresh = done - self._first
+        left = f", {clock(passed / fresh * (total - done))} left" if fresh > 0 and done < total else ""
+        self.say(f"  {self._name:<9} {done:>4}/{total}  {clock(passed)}{left}{'  ' + note if note else ''}")
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+class Rich:
+    """A live bar with the estimate, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Left
+
+        self._bar = Progress(
+            TextColumn("  {task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            Left(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._task = None if not self._bar.tasks else self._bar.tasks[0].id
+
+    def stage(self, name: str) -> None:
+        """Adds the stage's bar under the finished ones."""
+        self._task = self._bar.add_task(name, total=None, note="")
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Moves the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, note=printable(note))
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bars."""
+        self._bar.console.print(printable(text), markup=False, highlight=False)
+
+    def stop(self) -> None:
+        """Leaves the terminal as it was."""
+        self._bar.stop()
+
+
+@contextmanager
+def open_display(mode: str) -> Iterator[Display]:
+    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere."""
+    if mode == "auto":
+        mode = "rich" if sys.stderr.isatty() else "plain"
+    if mode == "rich":
+        display = Rich()
+        try:
+            yield display
+        finally:
+            display.stop()
+    else:
+        yield Silent() if mode == "none" else Plain()

@@ -1,0 +1,1 @@
+"""What a trained model does on held-out prompts: refusals, text metrics, comparisons."""

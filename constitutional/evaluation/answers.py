@@ -1,0 +1,97 @@
+"""Held-out answers of the models under comparison, each with the detector's label and its distance from the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from constitutional.backends import Backend
+from constitutional.errors import BackendError
+from constitutional.evaluation.refusal import classify
+from constitutional.feedback.respond import respond
+from constitutional.records import Dialogue, Failure, FinishReason, Identified, Prompt, PromptKind, Sampling
+from constitutional.templates import TemplatePack
+
+System = Literal["base", "sl-cai", "rl-cai"]
+SYSTEMS: tuple[System, ...] = ("base", "sl-cai", "rl-cai")
+
+
+class EvaluatedAnswer(Identified):
+    """One system's answer to one held-out prompt.
+
+    `label` is the rule-based detector's; `kl` is the answer's log-probability under its own model less that under the
+    base model, in nats per answer token (a one-sample estimate of the KL divergence), None for the base itself or
+    where the engine gives no log-probabilities.
+    """
+
+    system: System
+    prompt_id: str
+    kind: PromptKind
+    model: str
+    text: str
+    finish_reason: FinishReason
+    label: Literal["refusal", "partial", "compliance", "empty"]
+    tokens: int
+    kl: float | None
+    seed: int
+
+
+def answer(
+    prompts: Sequence[Prompt],
+    *,
+    system: System,
+    policy: Backend,
+    base: Backend | None,
+    pack: TemplatePack,
+    sampling: Sampling,
+    seed: int,
+    chunk: int = 0,
+) -> Iterator[EvaluatedAnswer | Failure]:
+    """One answer per prompt.
+
+    Args:
+        prompts: one chunk of held-out prompts.
+        system: which of the compared models this is.
+        policy: the model that answers.
+        base: the base model, to measure the distance from; None leaves `kl` out.
+        pack: template `respond`.
+        sampling: how answers are drawn, the same for every system.
+        seed: the run's seed.
+        chunk: number of this chunk.
+    """
+    found = list(respond(prompts, policy=policy, pack=pack, sampling=sampling, seed=seed, chunk=chunk))
+    answers = [a for a in found if not isinstance(a, Failure)]
+    by_id = {prompt.id: prompt for prompt in prompts}
+    dialogues = [pack.render("respond", conversation=by_id[a.prompt_id].messages).dialogue for a in answers]
+    distances = _kl(policy, base, dialogues, [a.text for a in answers], [a.usage.completion_tokens for a in answers])
+    for failure in found:
+        if isinstance(failure, Failure):
+            yield failure.model_copy(update={"stage": "answers", "message": f"{system}: {failure.message}"})
+    for one, kl in zip(answers, distances, strict=True):
+        prompt = by_id[one.prompt_id]
+        yield EvaluatedAnswer(
+            system=system,
+            prompt_id=prompt.id,
+            kind=prompt.kind,
+            model=one.model,
+            text=one.text,
+            finish_reason=one.finish_reason,
+            label=classify(prompt.messages[-1].content, one.text),
+            tokens=one.usage.completion_tokens,
+            kl=kl,
+            seed=one.seed,
+        )
+
+
+def _kl(
+    policy: Backend, base: Backend | None, dialogues: Sequence[Dialogue], texts: Sequence[str], tokens: Sequence[int]
+) -> list[float | None]:
+    if base is None or not texts:
+        return [None] * len(texts)
+    continuations = [[text] for text in texts]
+    try:
+        own = policy.loglikelihood(dialogues, continuations)
+        other = base.loglikelihood(dialogues, continuations)
+    except BackendError:
+        return [None] * len(texts)
+    return [(o.logprobs[0] - b.logprobs[0]) / max(1, n) for o, b, n in zip(own, other, tokens, strict=True)]

@@ -1,0 +1,190 @@
+"""The gate: before anything is trained on a judge's word, the judge answers labelled comparisons.
+
+It passes a source of labels (the constitution's own examples, and human-labelled pairs when the recipe names some) if
+the lower end of the 95 % interval of its accuracy is above chance and its order consistency reaches the bar. An answer
+that could not be read counts against the judge: it is not right, and it is not left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from constitutional.errors import GateError
+from constitutional.feedback.label import Opinion, opinions
+from constitutional.prompts import HumanPair
+from constitutional.records import Comparison, Constitution, Judgment, Principle, Record, short_digest, user
+from constitutional.statistics import Interval, wilson
+
+CHANCE = 0.5
+EXAMPLES, HUMAN = "examples", "human"
+
+
+class Labelled(Record):
+    """A comparison whose better answer is known (always `a`), and the principles the judge is asked it under."""
+
+    comparison: Comparison
+    principles: tuple[str, ...]
+    source: Literal["examples", "human"]
+
+
+class GateRow(Record):
+    """The judge against one set of labels: all of a source, or one principle's."""
+
+    name: str
+    n: int
+    correct: int
+    unusable: int
+    interval: Interval
+    order_consistency: float
+    same_position: float
+    """Share of comparisons in which the judge preferred the same position in both orders."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers; unusable ones are not right."""
+        return self.correct / self.n if self.n else 0.0
+
+
+class GateReport(Record):
+    """What the gate measured and what follows from it."""
+
+    judge: str
+    template_digest: str
+    sources: tuple[GateRow, ...]
+    principles: tuple[GateRow, ...]
+    passed: bool
+    reasons: tuple[str, ...]
+    labels: Literal["judge", "provenance", "none"]
+
+
+def labelled_examples(
+    constitution: Constitution, *, split: Literal["gate", "tuning"] = "gate", per_principle: int | None = None
+) -> list[Labelled]:
+    """The constitution's own examples as comparisons, each asked under its own principle."""
+    found = []
+    for principle in constitution.principles:
+        if not principle.comparison_request:
+            continue
+        chosen = [example for example in principle.examples if example.split == split][:per_principle]
+        for example in chosen:
+            comparison = Comparison(
+                prompt_id=short_digest([principle.id, example.prompt]),
+                messages=(user(example.prompt),),
+                a=example.better,
+                b=example.worse,
+                origin="example",
+            )
+            found.append(Labelled(comparison=comparison, principles=(principle.ref,), source="examples"))
+    return found
+
+
+def labelled_pairs(pairs: Sequence[HumanPair], principles: Sequence[Principle]) -> list[Labelled]:
+    """Human-labelled pairs as comparisons; each is asked under one principle, taken in turn."""
+    found = []
+    for i, pair in enumerate(pairs):
+        comparison = Comparison(
+            prompt_id=short_digest([m.model_dump() for m in pair.messages]),
+            messages=pair.messages,
+            a=pair.chosen,
+            b=pair.rejected,
+            origin="human",
+        )
+        principle = principles[i % len(principles)].ref
+        found.append(Labelled(comparison=comparison, principles=(principle,), source="human"))
+    return found
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """One labelled comparison under one principle, with the judge's opinion when it gave one in both orders."""
+
+    principle: str
+    source: str
+    opinion: Opinion | None
+
+
+def measure_gate(
+    labelled: Sequence[Labelled],
+    judgments: Iterable[Judgment],
+    *,
+    judge: str,
+    template_digest: str,
+    min_order_consistency: float,
+    fallback: Literal["stop", "provenance"],
+) -> GateReport:
+    """Measures the judge and decides whether its labels may be used.
+
+    Args:
+        labelled: the comparisons that were asked.
+        judgments: the judge's answers to them, both orders.
+        judge: identity of the judge.
+        template_digest: of the `judge` template.
+        min_order_consistency: bar for the share of comparisons answered alike in both orders.
+        fallback: "provenance" uses the revision-over-original labels when the judge fails, "stop" uses none.
+    """
+    by_comparison = opinions(judgments)
+    answered = [
+        _Answered(
+            ref, item.source, next((o for o in by_comparison.get(item.comparison.id, []) if o.principle == ref), None)
+        )
+        for item in labelled
+        for ref in item.principles
+    ]
+    sources = tuple(
+        _row(s, [a for a in answered if a.source == s])
+        for s in (EXAMPLES, HUMAN)
+        if any(a.source == s for a in answered)
+    )
+    named = sorted({a.principle for a in answered})
+    reasons = [] if sources else ["there are no labelled comparisons to measure the judge on"]
+    for row in sources:
+        if row.interval.low <= CHANCE:
+            reasons.append(
+                f"accuracy on {row.name} is {row.accuracy:.2f} [{row.interval.low:.2f}, {row.interval.high:.2f}] of "
+                f"{row.n}: the interval does not lie above chance"
+            )
+        if row.order_consistency < min_order_consistency:
+            reasons.append(
+                f"order consistency on {row.name} is {row.order_consistency:.2f}, below the bar of "
+                f"{min_order_consistency:.2f}"
+            )
+    passed = not reasons
+    return GateReport(
+        judge=judge,
+        template_digest=template_digest,
+        sources=sources,
+        principles=tuple(_row(ref, [a for a in answered if a.principle == ref]) for ref in named),
+        passed=passed,
+        reasons=tuple(reasons),
+        labels="judge" if passed else "provenance" if fallback == "provenance" else "none",
+    )
+
+
+def require(report: GateReport) -> None:
+    """Stops a run whose judge failed and whose recipe names no fallback.
+
+    Raises:
+        GateError: with the reasons, and what can be done.
+    """
+    if report.labels == "none":
+        raise GateError(
+            f"the judge {report.judge} did not pass its gate: {'; '.join(report.reasons)}. Use a stronger judge, other "
+            "wordings, or set gate.fallback to 'provenance' to label by revision-over-original instead"
+        )
+
+
+def _row(name: str, answered: Sequence[_Answered]) -> GateRow:
+    usable = [a.opinion for a in answered if a.opinion is not None]
+    correct = sum(o.p_a > CHANCE for o in usable)
+    consistent = sum(o.consistent for o in usable) / len(usable) if usable else 0.0
+    return GateRow(
+        name=name,
+        n=len(answered),
+        correct=correct,
+        unusable=len(answered) - len(usable),
+        interval=wilson(correct, len(answered)),
+        order_consistency=consistent,
+        same_position=1 - consistent if usable else 0.0,
+    )

@@ -1,0 +1,91 @@
+"""Soft labels: a pure function of the ledger, so that a new rule costs no model call.
+
+A principle's opinion on a comparison is the mean of p over both orders, which cancels a constant position bias; an
+opinion that lacks one order is left out. Rules: `sampled` takes one random principle per comparison (Bai et al. 2022,
+section 4.1), `mean` the average over principles, `weighted` the average by the principles' weights.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from constitutional.records import Comparison, Judgment, Preference, Principle, seed_for
+
+Rule = Literal["sampled", "mean", "weighted"]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one principle says of one comparison, over both orders."""
+
+    principle: str
+    p_a: float
+    judgment_ids: tuple[str, str]
+    consistent: bool
+    """True when both orders prefer the same answer."""
+
+
+def opinions(judgments: Iterable[Judgment]) -> dict[str, list[Opinion]]:
+    """Opinions per comparison id, in the order the judgments come; unusable and one-sided judgments give none."""
+    usable: dict[tuple[str, str], dict[str, Judgment]] = {}
+    for judgment in judgments:
+        if judgment.p_a is not None:
+            usable.setdefault((judgment.comparison_id, judgment.principle), {})[judgment.order] = judgment
+    found: dict[str, list[Opinion]] = {}
+    for (comparison_id, principle), by_order in usable.items():
+        if len(by_order) == 2:
+            ab, ba = by_order["ab"], by_order["ba"]
+            assert ab.p_a is not None and ba.p_a is not None
+            found.setdefault(comparison_id, []).append(
+                Opinion(principle, (ab.p_a + ba.p_a) / 2, (ab.id, ba.id), (ab.p_a > 0.5) == (ba.p_a > 0.5))
+            )
+    return found
+
+
+def label(
+    comparisons: Sequence[Comparison],
+    judgments: Iterable[Judgment],
+    *,
+    principles: Sequence[Principle],
+    rule: Rule = "mean",
+    seed: int = 0,
+) -> Iterator[Preference]:
+    """One Preference per comparison; one without a usable opinion abstains and says so, it is never 0.5."""
+    weights = {principle.ref: principle.weight for principle in principles}
+    by_comparison = opinions(judgments)
+    for comparison in comparisons:
+        found = [o for o in by_comparison.get(comparison.id, []) if o.principle in weights]
+        if rule == "sampled" and found:
+            found = [random.Random(seed_for(seed, "label", comparison.id)).choice(found)]
+        if not found:
+            yield Preference(
+                comparison_id=comparison.id,
+                p_a=None,
+                rule=rule,
+                judgment_ids=(),
+                principles=(),
+                abstained="no principle was judged in both orders",
+            )
+            continue
+        share = [weights[o.principle] if rule == "weighted" else 1.0 for o in found]
+        p_a = sum(w * o.p_a for w, o in zip(share, found, strict=True)) / sum(share)
+        same_side = sum((o.p_a >= 0.5) == (p_a >= 0.5) for o in found)
+        yield Preference(
+            comparison_id=comparison.id,
+            p_a=p_a,
+            rule=rule,
+            judgment_ids=tuple(i for o in found for i in o.judgment_ids),
+            principles=tuple(o.principle for o in found),
+            agreement=same_side / len(found),
+        )
+
+
+def label_by_provenance(comparisons: Sequence[Comparison]) -> Iterator[Preference]:
+    """Labels for revision-against-original comparisons without a judge: the revision (`a`) is preferred."""
+    for comparison in comparisons:
+        yield Preference(
+            comparison_id=comparison.id, p_a=1.0, rule="provenance", judgment_ids=(), principles=(), agreement=None
+        )

@@ -1,0 +1,231 @@
+"""Critique and revision (Bai et al. 2022, section 3.1): answer, then K rounds of critique and revision.
+
+Each round draws a principle, asks the feedback model what is wrong with the last answer, and asks for a fresh answer.
+The next round sees only the prompt and the last revision. All rounds are kept.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from constitutional.backends import Backend
+from constitutional.feedback.flags import revision_flags
+from constitutional.feedback.respond import generate_fitting, respond
+from constitutional.records import (
+    Answer,
+    Completion,
+    Failure,
+    Principle,
+    Prompt,
+    Revision,
+    RevisionRound,
+    Sampling,
+    Usage,
+    seed_for,
+)
+from constitutional.templates import Rendered, TemplatePack
+
+
+@dataclass
+class _Item:
+    """One prompt on its way through the rounds; `failure` ends its way."""
+
+    prompt: Prompt
+    answer: Answer
+    principles: list[Principle]
+    rounds: list[RevisionRound] = field(default_factory=list)
+    failure: Failure | None = None
+
+    @property
+    def text(self) -> str:
+        return self.rounds[-1].revision if self.rounds else self.answer.text
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A candidate revision with its flags."""
+
+    completion: Completion
+    text: str
+    flags: tuple[str, ...]
+    number: int
+
+
+def draw_principles(
+    prompt_id: str, principles: Sequence[Principle], rounds: int, *, replacement: bool, seed: int
+) -> list[Principle]:
+    """The principle of each round, seeded by prompt and round: it does not depend on which other prompts are there."""
+    if replacement:
+        return [random.Random(seed_for(seed, "principle", prompt_id, k)).choice(principles) for k in range(rounds)]
+    return random.Random(seed_for(seed, "principle", prompt_id)).sample(list(principles), rounds)
+
+
+def revise(
+    prompts: Sequence[Prompt],
+    *,
+    policy: Backend,
+    critic: Backend,
+    pack: TemplatePack,
+    principles: Sequence[Principle],
+    policy_sampling: Sampling,
+    critic_sampling: Sampling,
+    rounds: int = 1,
+    replacement: bool = True,
+    critique: bool = True,
+    candidates: int = 1,
+    seed: int,
+    chunk: int = 0,
+) -> Iterator[Revision | Failure]:
+    """Answers every prompt and revises each answer `rounds` times.
+
+    Args:
+        prompts: one chunk of prompts.
+        policy: the model that gives the first answer.
+        critic: the feedback model that criticises and revises.
+        pack: templates `respond`, `critique`, `revise`, `revise_direct`.
+        principles: those with a revision_request (and a critique_request unless `critique` is False).
+        policy_sampling: how first answers are drawn.
+        critic_sampling: how critiques and revisions are drawn.
+        rounds: K, the critique-revision rounds per prompt.
+        replacement: draw principles with replacement over the rounds.
+        critique: False for direct revisions (Bai et al. 2022, figure 7: "no critique").
+        candidates: most drafts of a revision; a new one is drawn while the best so far carries a flag.
+        seed: the run's seed.
+        chunk: number of this chunk, part of every sampling seed.
+
+    Yields:
+        One Revision or Failure per prompt, in input order.
+    """
+    items: list[_Item] = []
+    failures: dict[str, Failure] = {}
+    for outcome in respond(prompts, policy=policy, pack=pack, sampling=policy_sampling, seed=seed, chunk=chunk):
+        if isinstance(outcome, Failure):
+            failures[outcome.item_id] = outcome
+            continue
+        prompt = next(p for p in prompts if p.id == outcome.prompt_id)
+        drawn = draw_principles(prompt.id, principles, rounds, replacement=replacement, seed=seed)
+        items.append(_Item(prompt, outcome, drawn))
+    for k in range(rounds):
+        _revise_round(k, items, critic, pack, critic_sampling, critique, candidates, seed_for(seed, "revise", chunk, k))
+    used = ("respond", "critique", "revise") if critique else ("respond", "revise_direct")
+    digests = tuple(pack.digest(name) for name in used)
+    by_prompt = {item.prompt.id: item for item in items}
+    for prompt in prompts:
+        item = by_prompt.get(prompt.id)
+        failure = failures.get(prompt.id) if item is None else item.failure
+        if failure is not None:
+            yield failure.model_copy(update={"stage": "revise"})
+        elif item is not None:
+            yield Revision(
+                prompt_id=prompt.id,
+                initial=item.answer.text,
+                initial_finish=item.answer.finish_reason,
+                rounds=tuple(item.rounds),
+                policy=policy.model,
+                critic=critic.model,
+                template_digests=digests,
+                seed=item.answer.seed,
+            )
+
+
+def _revise_round(
+    k: int,
+    items: Sequence[_Item],
+    critic: Backend,
+    pack: TemplatePack,
+    sampling: Sampling,
+    with_critique: bool,
+    candidates: int,
+    seed: int,
+) -> None:
+    """One round for all items still on their way: critiques in one batch, then drafts until unflagged or used up."""
+    alive = [item for item in items if item.failure is None]
+    critiques: dict[str, tuple[str | None, Completion | None]] = {item.prompt.id: (None, None) for item in alive}
+    if with_critique:
+        asked = [
+            pack.render(
+                "critique",
+                conversation=item.prompt.messages,
+                answer=item.text,
+                critique_request=item.principles[k].critique_request or "",
+            )
+            for item in alive
+        ]
+        for item, question, completion in _ask(critic, alive, asked, pack, sampling, seed_for(seed, "critique")):
+            critiques[item.prompt.id] = (_joined(question, completion), completion)
+    drafts: dict[str, _Draft] = {}
+    for number in range(candidates):
+        open_items = [
+            item
+            for item in alive
+            if item.failure is None and (item.prompt.id not in drafts or drafts[item.prompt.id].flags)
+        ]
+        asked = [
+            _revision_question(pack, item, item.principles[k], critiques[item.prompt.id][0]) for item in open_items
+        ]
+        answered = _ask(critic, open_items, asked, pack, sampling, seed_for(seed, "revision", number))
+        for item, question, completion in answered:
+            text = _joined(question, completion)
+            flags = revision_flags(
+                text,
+                answer=item.text,
+                critique=critiques[item.prompt.id][0],
+                truncated=completion.finish_reason == "length",
+            )
+            best = drafts.get(item.prompt.id)
+            if best is None or len(flags) < len(best.flags):
+                drafts[item.prompt.id] = _Draft(completion, text, flags, number)
+    for item in alive:
+        if item.failure is None:
+            draft, (critique, spoken) = drafts[item.prompt.id], critiques[item.prompt.id]
+            calls = [draft.completion, *([spoken] if spoken else [])]
+            item.rounds.append(
+                RevisionRound(
+                    principle=item.principles[k].ref,
+                    principle_digest=item.principles[k].digest,
+                    critique=critique,
+                    revision=draft.text,
+                    flags=draft.flags,
+                    candidate=draft.number,
+                    usage=Usage(
+                        prompt_tokens=sum(call.prompt_tokens for call in calls),
+                        completion_tokens=sum(call.completion_tokens for call in calls),
+                    ),
+                )
+            )
+
+
+def _revision_question(pack: TemplatePack, item: _Item, principle: Principle, critique: str | None) -> Rendered:
+    values = {
+        "conversation": item.prompt.messages,
+        "answer": item.text,
+        "revision_request": principle.revision_request or "",
+    }
+    if critique is None:
+        return pack.render("revise_direct", **values)
+    return pack.render("revise", **values, critique=critique, critique_request=principle.critique_request or "")
+
+
+def _ask(
+    critic: Backend,
+    items: Sequence[_Item],
+    questions: Sequence[Rendered],
+    pack: TemplatePack,
+    sampling: Sampling,
+    seed: int,
+) -> Iterator[tuple[_Item, Rendered, Completion]]:
+    """Asks one question per item; an item whose question does not fit ends as a Failure."""
+    settings = sampling.model_copy(update={"seed": seed, "stop": pack.stop})
+    completions = generate_fitting(critic, [question.dialogue for question in questions], settings)
+    for item, question, completion in zip(items, questions, completions, strict=True):
+        if isinstance(completion, str):
+            item.failure = Failure(item_id=item.prompt.id, stage="revise", kind="too_long", message=completion)
+        else:
+            yield item, question, completion
+
+
+def _joined(question: Rendered, completion: Completion) -> str:
+    """The opening the template put into the model's mouth and what the model went on to say."""
+    return (question.opening + completion.text).strip()

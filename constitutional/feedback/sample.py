@@ -1,0 +1,72 @@
+"""Answers of a policy paired into comparisons (Bai et al. 2022, section 4.1: pairs from SL-CAI)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from constitutional.backends import Backend
+from constitutional.feedback.respond import respond
+from constitutional.records import Answer, Comparison, Failure, Prompt, Revision, Sampling
+from constitutional.templates import TemplatePack
+
+
+def sample(
+    prompts: Sequence[Prompt],
+    *,
+    policy: Backend,
+    pack: TemplatePack,
+    sampling: Sampling,
+    n: int = 2,
+    seed: int,
+    chunk: int = 0,
+) -> Iterator[Comparison | Failure]:
+    """Draws `n` answers per prompt and pairs the first with the second, the third with the fourth, and so on.
+
+    Two equal answers make no comparison (Failure `identical_pair`); a prompt with fewer than two answers neither
+    (Failure `no_pair`).
+    """
+    answers: dict[str, list[Answer]] = {prompt.id: [] for prompt in prompts}
+    for outcome in respond(prompts, policy=policy, pack=pack, sampling=sampling, seed=seed, chunk=chunk, draws=n):
+        if isinstance(outcome, Failure):
+            yield outcome.model_copy(update={"stage": "sample"})
+        else:
+            answers[outcome.prompt_id].append(outcome)
+    for prompt in prompts:
+        drawn = answers[prompt.id]
+        if len(drawn) < 2:
+            yield Failure(item_id=prompt.id, stage="sample", kind="no_pair", message=f"{len(drawn)} answers")
+        for one, other in zip(drawn[::2], drawn[1::2], strict=False):
+            if one.text == other.text:
+                yield Failure(item_id=prompt.id, stage="sample", kind="identical_pair", message=one.text[:80])
+            else:
+                yield compare_answers(prompt, one, other)
+
+
+def compare_answers(prompt: Prompt, one: Answer, other: Answer) -> Comparison:
+    """A comparison of two answers drawn for the same prompt."""
+    return Comparison(
+        prompt_id=prompt.id,
+        messages=prompt.messages,
+        a=one.text,
+        b=other.text,
+        a_model=one.model,
+        b_model=other.model,
+        origin="sampled",
+        parents=(one.id, other.id),
+        seed=one.seed,
+    )
+
+
+def compare_revision(prompt: Prompt, revision: Revision) -> Comparison:
+    """A comparison of a revision (`a`) with the answer it revises (`b`)."""
+    return Comparison(
+        prompt_id=prompt.id,
+        messages=prompt.messages,
+        a=revision.final,
+        b=revision.initial,
+        a_model=revision.critic,
+        b_model=revision.policy,
+        origin="revision",
+        parents=(revision.id,),
+        seed=revision.seed,
+    )

@@ -1,0 +1,167 @@
+"""The recipe as the paper draws it: revise → SFT → sample → judge → label → preference model → RL → evaluate.
+
+Only this package reads and writes run folders; the steps' own functions take records and give records.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from constitutional.audit.report import write_report
+from constitutional.backends.identity import identify
+from constitutional.display import Display, Silent
+from constitutional.errors import ConfigError, nearest
+from constitutional.ledger import open_ledger
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
+from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
+from constitutional.pipeline.feedback_steps import (
+    gate_step,
+    helpful_step,
+    judge_step,
+    label_step,
+    revise_step,
+    sample_step,
+)
+from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
+from constitutional.runs import RunFolder, StageResult, open_run, write_atomic
+from constitutional.runs.manifest import git_commit, now, package_versions
+from constitutional.settings import Recipe
+
+Step = Callable[[Context, Done, int], StageResult]
+
+STEPS: dict[str, Step] = {
+    "revise": revise_step,
+    "helpful": helpful_step,
+    "sft": sft_step,
+    "sample": sample_step,
+    "gate": gate_step,
+    "judge": judge_step,
+    "label": label_step,
+    "pm": pm_step,
+    "rl": rl_step,
+    "answers": answers_step,
+    "evaluate": evaluate_step,
+}
+"""Every step, in order. A step reads the results of earlier ones by name."""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What happened to one step in this invocation."""
+
+    name: str
+    result: StageResult
+    reused: bool
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run left: its folder, its steps in order, and its report."""
+
+    folder: Path
+    steps: tuple[StepOutcome, ...]
+    report: Path
+
+    @property
+    def failures(self) -> int:
+        """Items that failed, over all steps."""
+        return sum(sum(step.result.manifest.failures.values()) for step in self.steps)
+
+
+def run_recipe(
+    recipe: Recipe, recipe_file: Path, run_folder: Path, *, until: str | None = None, display: Display | None = None
+) -> RunOutcome:
+    """Runs a recipe in a run folder; what is finished there under the same settings is reused.
+
+    Args:
+        recipe: the settings.
+        recipe_file: the file they come from; relative paths are looked up beside it.
+        run_folder: made when absent, locked while the run lasts.
+        until: the last step to run; all when None.
+        display: where progress is told.
+
+    Raises:
+        ConstitutionalError: bad input (before anything is written), a failed gate, a training that cannot go on.
+    """
+    if until is not None and until not in STEPS:
+        raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
+    inputs = load_inputs(recipe, recipe_file)
+    for role in ("policy", "feedback", "judge"):
+        identify(inputs.spec(role), recipe.dtype)  # a model that is not there is said now, not an hour later
+    with open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
+        _write_lock(folder, inputs)
+        context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent())
+        steps = _run_steps(context, until)
+        report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
+        folder.event("finished", steps=[step.name for step in steps])
+        return RunOutcome(folder.path, steps, report)
+
+
+def chosen_steps(recipe: Recipe, until: str | None = None) -> list[str]:
+    """Names of the steps a recipe runs, in order, up to `until`."""
+    wanted = [name for name in STEPS if recipe.stages is None or name in recipe.stages]
+    if until is None:
+        return wanted
+    if until not in wanted:
+        raise ConfigError(f"the recipe leaves out the step '{until}'")
+    return wanted[: wanted.index(until) + 1]
+
+
+def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
+    done: Done = {}
+    outcomes: list[StepOutcome] = []
+    for name in chosen_steps(ctx.recipe, until):
+        ctx.display.stage(name)
+        begun = now()
+        result = STEPS[name](ctx, done, list(STEPS).index(name) + 1)
+        reused = result.manifest.ended < begun
+        done[name] = result
+        outcomes.append(StepOutcome(name, result, reused))
+        manifest = result.manifest
+        ctx.folder.event("step", step=name, key=result.key, reused=reused, seconds=manifest.seconds)
+        failed = f", failures: {manifest.failures}" if manifest.failures else ""
+        how = "reused" if reused else f"done in {manifest.seconds:.0f} s"
+        ctx.display.say(f"{name}: {how}, {manifest.counts}{failed}")
+        folders = {step.name: step.result.folder.relative_to(ctx.folder.path).as_posix() for step in outcomes}
+        write_atomic(ctx.folder.path / "current.json", json.dumps(folders, indent=2) + "\n")
+        if name in MODEL_NAMES:
+            _link_model(ctx.folder, MODEL_NAMES[name], result)
+        gc.collect()  # models hold reference cycles; the next step may need the memory
+    return tuple(outcomes)
+
+
+def _link_model(folder: RunFolder, name: str, result: StageResult) -> None:
+    """models/NAME points at the model of the step that is current."""
+    link = folder.path / "models" / name
+    temporary = link.with_name(f".{name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(result.folder / name, link.parent), target_is_directory=True)
+    temporary.replace(link)
+
+
+def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
+    """run.yaml (the recipe as resolved) and lock.json (what it resolved to)."""
+    recipe, constitution, pack = inputs.recipe, inputs.constitution, inputs.pack
+    write_atomic(folder.path / "run.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    lock = {
+        "constitution": {"ref": constitution.ref, "digest": constitution.digest},
+        "principles": {p.ref: p.digest for p in constitution.principles},
+        "templates": {"pack": pack.ref, **{name: pack.digest(name) for name in pack.templates}},
+        "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")},
+        "prompts": len(inputs.prompts),
+        "seed": recipe.seed,
+        "versions": package_versions(),
+        "python": platform.python_version(),
+        "git": git_commit(),
+    }
+    write_atomic(folder.path / "lock.json", json.dumps(lock, indent=2) + "\n")
+    write_atomic(folder.path / "constitution.json", constitution.to_json() + "\n")
+    write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.prompts))

@@ -1,0 +1,141 @@
+"""What every step of a recipe needs: the loaded inputs, the run folder, the ledger, and models opened when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from constitutional.backends import Backend, open_backend
+from constitutional.backends.identity import identify
+from constitutional.backends.specs import default_sampling
+from constitutional.config import resolve_path
+from constitutional.constitution import load_constitution
+from constitutional.display import Display
+from constitutional.errors import ConfigError, DataError, nearest
+from constitutional.ledger import Ledger
+from constitutional.prompts import load_prompts
+from constitutional.records import Constitution, Principle, Prompt, PromptKind, Sampling, Split, short_digest
+from constitutional.runs import RunFolder, StageResult
+from constitutional.settings import PromptSource, Recipe, SamplingSettings
+from constitutional.templates import TemplatePack, load_pack
+
+Done = dict[str, StageResult]
+"""Results of the steps so far, by name."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A recipe with everything it names loaded and checked, before any folder is made."""
+
+    recipe: Recipe
+    recipe_file: Path
+    constitution: Constitution
+    pack: TemplatePack
+    prompts: tuple[Prompt, ...]
+
+    def select(self, kind: PromptKind, split: Split) -> list[Prompt]:
+        """The prompts of one kind and split, in file order."""
+        return [p for p in self.prompts if p.kind == kind and p.split == split]
+
+    def prompt(self, prompt_id: str) -> Prompt:
+        """A prompt by its id."""
+        return next(p for p in self.prompts if p.id == prompt_id)
+
+    def spec(self, role: str) -> str:
+        """The model spec behind `policy`, `feedback` or `judge`, with `self` and defaults resolved."""
+        recipe = self.recipe
+        if role == "policy":
+            return self._located(recipe.policy)
+        if role == "judge" and recipe.judge is not None:
+            return self._located(recipe.policy if recipe.judge == "self" else recipe.judge)
+        return self._located(recipe.policy if recipe.feedback == "self" else recipe.feedback)
+
+    def _located(self, spec: str) -> str:
+        kind, _, rest = spec.partition(":")
+        return f"{kind}:{resolve_path(self.recipe_file, rest)}" if kind in ("scripted", "local") else spec
+
+    def identity(self, role: str) -> str:
+        """The identity of the model behind a role, without opening it."""
+        return identify(self.spec(role), self.recipe.dtype)
+
+    def sampling(self, role: str, **overrides: float | int | None) -> Sampling:
+        """How a role's text is drawn: the model's default, under the recipe's settings, under `overrides`."""
+        settings: SamplingSettings = getattr(self.recipe.sampling, role)
+        given = {**settings.model_dump(exclude_none=True), **{k: v for k, v in overrides.items() if v is not None}}
+        return default_sampling(self.spec(role)).model_copy(update=given)
+
+    def asking(self, request: str) -> list[Principle]:
+        """The principles that have a request (`revision_request`, `comparison_request`), critique included if asked.
+
+        Raises:
+            ConfigError: a principle named in `revise.principles` is unknown, or none is left.
+        """
+        found = [p for p in self.constitution.principles if getattr(p, request)]
+        named = self.recipe.revise.principles if request == "revision_request" else None
+        if request == "revision_request" and self.recipe.revise.critique:
+            found = [p for p in found if p.critique_request]
+        if named is not None:
+            known = {p.id: p for p in found}
+            for name in named:
+                if name not in known:
+                    raise ConfigError(f"revise.principles: no principle '{name}'{nearest(name, known)}")
+            found = [known[name] for name in named]
+        if not found:
+            raise ConfigError(f"constitution {self.constitution.ref} has no principle with a {request}")
+        return found
+
+
+@dataclass(frozen=True)
+class Context(Inputs):
+    """Inputs together with the open run."""
+
+    folder: RunFolder
+    ledger: Ledger
+    display: Display
+
+    def open(self, role: str) -> Backend:
+        """Opens the model behind a role."""
+        return self.open_spec(self.spec(role))
+
+    def open_spec(self, spec: str) -> Backend:
+        """Opens any model under the recipe's number type and threads."""
+        return open_backend(spec, dtype=self.recipe.dtype, threads=self.recipe.threads)
+
+    def trained(self, done: Done, step: str) -> str:
+        """The spec of the model a training step made; of the policy when the recipe leaves the step out."""
+        if step in done:
+            return f"local:{done[step].folder / MODEL_NAMES[step]}"
+        return self.trained(done, "sft") if step == "rl" else self.spec("policy")
+
+    def prompts_key(self, prompts: list[Prompt]) -> str:
+        """A digest of a list of prompts, for stage keys."""
+        return short_digest([p.id for p in prompts])
+
+
+MODEL_NAMES = {"sft": "sl-cai", "pm": "pm", "rl": "rl-cai"}
+"""The folder each training step saves its model under."""
+
+
+def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
+    """Loads what a recipe names.
+
+    Raises:
+        ConstitutionalError: any of it is missing or wrong; nothing has been written then.
+    """
+    constitution = load_constitution(str(resolve_path(recipe_file, recipe.constitution)))
+    pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
+    sources: list[tuple[PromptKind, PromptSource | None]] = [
+        ("red_team", recipe.prompts.red_team),
+        ("helpful", recipe.prompts.helpful),
+        ("benign", recipe.prompts.benign),
+    ]
+    prompts: list[Prompt] = []
+    for kind, source in sources:
+        if source is not None:
+            path = str(resolve_path(recipe_file, source.path))
+            loaded = load_prompts(path, kind)
+            for split, limit in (("train", source.limit), ("heldout", source.heldout_limit)):
+                prompts += [p for p in loaded if p.split == split][:limit]
+    if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
+        raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
+    return Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))

@@ -1,0 +1,130 @@
+"""The last steps: answers (of base, SL-CAI and RL-CAI to held-out prompts) and evaluate (rates and win rates)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from constitutional.evaluation.answers import EvaluatedAnswer, System, answer
+from constitutional.evaluation.evaluate import (
+    KINDS,
+    PAIRS,
+    Evaluation,
+    answer_pairs,
+    changes,
+    system_rows,
+    wins_by_judge,
+    wins_by_score,
+)
+from constitutional.feedback.judge import choose_principles
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done
+from constitutional.pipeline.feedback_steps import Lazy, judged, run_judge
+from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant
+from constitutional.runs import StageResult, write_atomic
+
+Pairs = dict[tuple[System, System, PromptKind], list[Comparison]]
+
+
+def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Held-out prompts → one answer of each system (EvaluatedAnswer records)."""
+    draw = ctx.sampling("policy", max_tokens=ctx.recipe.evaluation.max_tokens)
+    prompts = [p for kind in KINDS for p in ctx.select(kind, "heldout")]
+    systems: dict[System, str] = {"base": ctx.spec("policy")}
+    if "sft" in done:
+        systems["sl-cai"] = ctx.trained(done, "sft")
+    if "rl" in done:
+        systems["rl-cai"] = ctx.trained(done, "rl")
+    stage = ctx.folder.stage(
+        number,
+        "answers",
+        {
+            "prompts": ctx.prompts_key(prompts),
+            "templates": [ctx.pack.digest("respond")],
+            "policy": ctx.identity("policy"),
+            "dtype": ctx.recipe.dtype,
+            "sampling": draw.model_dump(mode="json"),
+            "systems": list(systems),
+            "seed": ctx.recipe.seed,
+            "chunk_size": ctx.recipe.chunk_size,
+        },
+        {name: done[name] for name in ("sft", "rl") if name in done},
+    )
+    size = ctx.recipe.chunk_size
+    # work is cut by system first, so that a chunk never needs two trained models at once
+    starts = range(0, len(prompts), size)
+    tasks = [(system, i, prompts[start : start + size]) for system in systems for i, start in enumerate(starts)]
+    backends = {system: Lazy(ctx, spec) for system, spec in systems.items()}
+
+    def work(chunk: Sequence[tuple[System, int, list[Prompt]]], index: int) -> Iterator[EvaluatedAnswer | Failure]:
+        for system, part, batch in chunk:
+            yield from answer(
+                batch,
+                system=system,
+                policy=backends[system].backend,
+                base=None if system == "base" else backends["base"].backend,
+                pack=ctx.pack,
+                sampling=draw,
+                seed=ctx.recipe.seed + 3,
+                chunk=part,  # the same draw for every system
+            )
+
+    stage.run_chunks(tasks, work, chunk_size=1, output_type=EvaluatedAnswer, progress=ctx.display.progress)
+    return stage.finish()
+
+
+def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Answers → evaluation.json (and the judge's Judgment records on pairs of answers)."""
+    principles = ctx.asking("comparison_request")
+    settings = ctx.recipe.judging
+    count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
+    limit = ctx.recipe.evaluation.judge_limit
+    stage = ctx.folder.stage(
+        number,
+        "evaluate",
+        {
+            "principles": [[p.ref, p.digest] for p in principles],
+            "templates": [ctx.pack.digest("judge")],
+            "judge": ctx.identity("judge"),
+            "per_comparison": settings.principles_per_comparison,
+            "limit": limit,
+            "seed": ctx.recipe.seed,
+            "chunk_size": ctx.recipe.chunk_size,
+        },
+        {"answers": done["answers"], **({"pm": done["pm"]} if "pm" in done else {})},
+    )
+    if (finished := stage.result()) is not None:
+        return finished
+    answers = done["answers"].records(EvaluatedAnswer)
+    pairs: Pairs = {
+        (system, against, kind): answer_pairs(ctx.select(kind, "heldout"), answers, system, against)
+        for system, against in PAIRS
+        for kind in KINDS
+    }
+    shown = {key: found[:limit] for key, found in pairs.items() if key[2] == "red_team"}
+    asked = [c for found in shown.values() for c in found if c.a != c.b]
+    assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in asked}
+    run_judge(ctx, stage, asked, assigned)
+    rows = system_rows(answers)
+    wins = wins_by_judge(shown, judged(ctx, asked, assigned))
+    if "pm" in done:
+        wins = wins_by_score(pairs, _scores(ctx, done, pairs)) + wins
+    evaluation = Evaluation(rows=rows, changes=changes(rows), wins=tuple(wins))
+    write_atomic(stage.folder / "evaluation.json", evaluation.to_json() + "\n")
+    write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in asked))
+    return stage.finish(outputs=["evaluation.json", "comparisons.jsonl"], ledger_head=ctx.ledger.head)
+
+
+def load_evaluation(result: StageResult) -> Evaluation:
+    """The table in a finished evaluate stage."""
+    return Evaluation.model_validate_json((result.folder / "evaluation.json").read_bytes())
+
+
+def _scores(ctx: Context, done: Done, pairs: Pairs) -> dict[str, tuple[float, float]]:
+    """The preference model's scores of a and b, by comparison id; each distinct answer is scored once."""
+    from constitutional.training.scorer import PreferenceModel
+
+    model = PreferenceModel(done["pm"].folder / MODEL_NAMES["pm"])
+    comparisons = {c.id: c for found in pairs.values() for c in found}
+    texts = sorted({(c.prompt_id, text) for c in comparisons.values() for text in (c.a, c.b)})
+    dialogues = [(*ctx.prompt(prompt_id).messages, assistant(text)) for prompt_id, text in texts]
+    score = dict(zip(texts, model.score(dialogues), strict=True))
+    return {c.id: (score[c.prompt_id, c.a], score[c.prompt_id, c.b]) for c in comparisons.values()}

@@ -1,0 +1,210 @@
+"""The steps that train: sft, pm, rl. Each saves a merged model folder and the very rows it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from constitutional.errors import TrainingError
+from constitutional.feedback.gate import load_gate
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done
+from constitutional.records import Answer, Comparison, Preference, Prompt, Record, Revision
+from constitutional.runs import StageResult, write_atomic
+from constitutional.training.rows import PreferenceRow, RewardRow, SftRow
+
+
+def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Revisions and helpful answers → SL-CAI (rows.jsonl, sl-cai/)."""
+    settings = ctx.recipe.sft
+    stage = ctx.folder.stage(
+        number,
+        "sft",
+        {"policy": ctx.identity("policy"), "settings": settings.model_dump(mode="json"), "seed": ctx.recipe.seed},
+        {"revise": done["revise"], "helpful": done["helpful"]},
+    )
+    if (finished := stage.result()) is not None:
+        return finished
+    rows = sft_rows(ctx, done["revise"].records(Revision), done["helpful"].records(Answer))
+    if not any(row.origin == "revision" for row in rows):
+        raise TrainingError("sft: no usable revision to train on (see the flags in the revise stage)")
+    _write_rows(stage.folder / "rows.jsonl", rows)
+    from constitutional.training.sft import train_sft
+
+    result = train_sft(
+        rows,
+        model=_weights_of(ctx.spec("policy")),
+        output=stage.folder / MODEL_NAMES["sft"],
+        seed=ctx.recipe.seed,
+        trl=settings.trl,
+        lora=settings.lora.model_dump() if settings.lora else None,
+        on_log=_logger(ctx, "sft"),
+    )
+    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    return stage.finish({"rows": len(rows)}, outputs=["rows.jsonl", "result.json", MODEL_NAMES["sft"]])
+
+
+def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> list[SftRow]:
+    """Training rows: revisions (final or of all rounds), then helpful answers up to the recipe's ratio."""
+    settings, rows = ctx.recipe.sft, list[SftRow]()
+    for revision in revisions:
+        rounds = revision.rounds if settings.rounds == "all" else revision.rounds[-1:]
+        for step in rounds:
+            if step.flags and settings.drop_flagged:
+                continue
+            prompt = ctx.prompt(revision.prompt_id).messages
+            row = SftRow(
+                prompt=prompt,
+                completion=step.revision,
+                source_id=revision.id,
+                principle=step.principle,
+                origin="revision",
+            )
+            rows.append(row)
+    whole = [a for a in answers if a.finish_reason == "stop"] if settings.drop_flagged else answers
+    for answer in whole[: round(settings.helpful_ratio * len(rows))]:
+        prompt = ctx.prompt(answer.prompt_id).messages
+        rows.append(
+            SftRow(prompt=prompt, completion=answer.text, source_id=answer.id, principle=None, origin="helpful")
+        )
+    return rows
+
+
+def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Soft labels → preference model, started from SL-CAI (rows.jsonl, heldout.jsonl, pm/)."""
+    inputs = {"label": done["label"], **({"sft": done["sft"]} if "sft" in done else {})}
+    stage = ctx.folder.stage(
+        number,
+        "pm",
+        {"settings": ctx.recipe.pm.model_dump(mode="json"), "seed": ctx.recipe.seed},
+        inputs,
+    )
+    if (finished := stage.result()) is not None:
+        return finished
+    train, heldout = preference_rows(ctx, done)
+    _write_rows(stage.folder / "rows.jsonl", train)
+    _write_rows(stage.folder / "heldout.jsonl", heldout)
+    from constitutional.training.preference_model import train_preference_model
+
+    result = train_preference_model(
+        train,
+        heldout,
+        model=_weights_of(ctx.trained(done, "sft")),
+        output=stage.folder / MODEL_NAMES["pm"],
+        seed=ctx.recipe.seed,
+        trl=ctx.recipe.pm.trl,
+        on_log=_logger(ctx, "pm"),
+    )
+    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    counts = {"rows": len(train), "heldout": len(heldout)}
+    return stage.finish(counts, outputs=["rows.jsonl", "heldout.jsonl", "result.json", MODEL_NAMES["pm"]])
+
+
+def preference_rows(ctx: Context, done: Done) -> tuple[list[PreferenceRow], list[PreferenceRow]]:
+    """Rows for training and for measuring; all comparisons of one prompt land on the same side."""
+    preferences = done["label"].records(Preference)
+    text = (done["label"].folder / "comparisons.jsonl").read_text("utf-8")
+    comparisons = {c.id: c for c in map(Comparison.model_validate_json, text.split("\n")[:-1])}
+    source = "ai" if load_gate(done["gate"]).labels == "judge" else "provenance"
+    train, heldout = list[PreferenceRow](), list[PreferenceRow]()
+    for preference in preferences:
+        if preference.p_a is None:
+            continue
+        comparison = comparisons[preference.comparison_id]
+        chosen, rejected = (comparison.a, comparison.b) if preference.a_chosen else (comparison.b, comparison.a)
+        row = PreferenceRow(
+            messages=comparison.messages,
+            chosen=chosen,
+            rejected=rejected,
+            probability=max(preference.p_a, 1 - preference.p_a),
+            preference_id=preference.id,
+            comparison_id=comparison.id,
+            source=source,
+            principles=preference.principles,
+        )
+        share = int(comparison.prompt_id, 16) / 16 ** len(comparison.prompt_id)
+        (heldout if share < ctx.recipe.pm.heldout else train).append(row)
+    if not train or not heldout:
+        raise TrainingError(
+            f"pm: {len(train)} labelled comparisons to train on and {len(heldout)} held out; both need at least one"
+        )
+    return train, heldout
+
+
+def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Red-team and helpful prompts, preference model → RL-CAI (rewards.jsonl, rl-cai/)."""
+    settings = ctx.recipe.rl
+    prompts = _interleaved(ctx.select("red_team", "train"), ctx.select("helpful", "train"))
+    draw = ctx.sampling("policy", temperature=ctx.recipe.sample.temperature)
+    stage = ctx.folder.stage(
+        number,
+        "rl",
+        {
+            "prompts": ctx.prompts_key(prompts),
+            "settings": settings.model_dump(mode="json"),
+            "temperature": draw.temperature,
+            "seed": ctx.recipe.seed,
+        },
+        {"pm": done["pm"], **({"sft": done["sft"]} if "sft" in done else {})},
+    )
+    if (finished := stage.result()) is not None:
+        return finished
+    from constitutional.training.rl import train_rl
+
+    rewards: list[RewardRow] = []
+    result = train_rl(
+        prompts,
+        policy=_weights_of(ctx.trained(done, "sft")),
+        preference_model=done["pm"].folder / MODEL_NAMES["pm"],
+        output=stage.folder / MODEL_NAMES["rl"],
+        algorithm=settings.algorithm,
+        steps=settings.steps,
+        kl=settings.kl,
+        generations=settings.generations,
+        prompts_per_step=settings.prompts_per_step,
+        max_tokens=settings.max_tokens,
+        temperature=draw.temperature or 1.0,
+        seed=ctx.recipe.seed,
+        trl=settings.trl,
+        on_log=_logger(ctx, "rl"),
+        on_reward=rewards.extend,
+    )
+    _write_rows(stage.folder / "rewards.jsonl", rewards)
+    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    return stage.finish({"rewards": len(rewards)}, outputs=["rewards.jsonl", "result.json", MODEL_NAMES["rl"]])
+
+
+def _interleaved(one: list[Prompt], other: list[Prompt]) -> list[Prompt]:
+    """Both lists, taken in turn, so that any number of steps sees both kinds."""
+    pairs = [p for pair in zip(one, other, strict=False) for p in pair]
+    return [*pairs, *one[len(other) :], *other[len(one) :]]
+
+
+def _weights_of(spec: str) -> Path:
+    """The model folder behind a spec; a scripted or openvino model cannot be trained."""
+    kind, _, rest = spec.partition(":")
+    if kind == "embedded":
+        from constitutional.backends.embedded import converted_folder
+
+        return converted_folder(rest)
+    if kind == "local":
+        return Path(rest)
+    raise TrainingError(f"{spec} cannot be trained: a policy is local: or embedded:")
+
+
+def _write_rows(path: Path, rows: Iterable[Record]) -> None:
+    write_atomic(path, "".join(row.to_json() + "\n" for row in rows))
+
+
+def _logger(ctx: Context, stage: str) -> Callable[[dict[str, Any]], None]:
+    """Every log of a trainer goes to metrics.jsonl; its step and loss to the display."""
+
+    def log(row: dict[str, Any]) -> None:
+        ctx.folder.metric(stage=stage, **row)
+        if "step" in row and "steps" in row:
+            note = f"loss {row['loss']:.3f}" if isinstance(row.get("loss"), float) else ""
+            if isinstance(row.get("reward"), float):
+                note += f" reward {row['reward']:.3f}"
+            ctx.display.progress(int(row["step"]), int(row["steps"]), note)
+
+    return log

@@ -1,0 +1,175 @@
+"""What a recipe may say: one small frozen model for each section. Defaults are the demo's, checked on two cores."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from constitutional.records import Record
+
+StageName = Literal["revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate"]
+Scalar = bool | int | float | str | None
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _spec(value: str) -> str:
+    if ":" not in value.strip(":"):
+        raise ValueError("expected a model spec KIND:NAME")
+    return value
+
+
+def _spec_or_self(value: str) -> str:
+    return value if value == "self" else _spec(value)
+
+
+Spec = Annotated[str, AfterValidator(_spec)]
+SpecOrSelf = Annotated[str, AfterValidator(_spec_or_self)]
+
+
+class PromptSource(Record):
+    """A prompt file or hub data set. The limits cap its `train` and its `heldout` rows; None takes all."""
+
+    path: str
+    limit: Count | None = None
+    heldout_limit: Count | None = None
+
+
+class PromptSettings(Record):
+    """The three kinds of prompts: harmful, ordinary, and harmless ones that only look harmful."""
+
+    red_team: PromptSource
+    helpful: PromptSource
+    benign: PromptSource | None = None
+
+
+class SamplingSettings(Record):
+    """How one model's text is drawn; None leaves the model's own default."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=1)] | None = None
+    max_tokens: Count | None = None
+
+
+class RoleSampling(Record):
+    """Sampling by role."""
+
+    policy: SamplingSettings = SamplingSettings()
+    feedback: SamplingSettings = SamplingSettings()
+
+
+class ReviseSettings(Record):
+    """Critique and revision. `principles` names the ones to draw from; None is all that have a revision request."""
+
+    rounds: Count = 1
+    replacement: bool = True
+    critique: bool = True
+    candidates: Count = 1
+    principles: tuple[str, ...] | None = None
+
+
+class LoraSettings(Record):
+    """Low-rank adapters, merged into the saved model."""
+
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class SftSettings(Record):
+    """Training on `final` revisions or on those of `all` rounds, with `helpful_ratio` helpful answers a revision."""
+
+    rounds: Literal["final", "all"] = "final"
+    helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
+    drop_flagged: bool = True
+    lora: LoraSettings | None = None
+    trl: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class SampleSettings(Record):
+    """Answers drawn for each prompt, to be compared; `temperature` None is the policy's."""
+
+    n: Annotated[int, Field(ge=2)] = 2
+    temperature: Annotated[float, Field(ge=0)] | None = None
+
+
+class JudgingSettings(Record):
+    """Which principles judge each comparison (a seeded draw, or all), and how many comparisons."""
+
+    principles_per_comparison: Count | Literal["all"] = "all"
+    limit: Count | None = None
+
+
+class GateSettings(Record):
+    """When a judge may be believed. `human` is a file of labelled pairs to ask besides the constitution's examples."""
+
+    min_order_consistency: Share = 0.6
+    fallback: Literal["stop", "provenance"] = "stop"
+    human: str | None = None
+    human_limit: Count | None = None
+    examples_per_principle: Count | None = None
+
+
+class LabelSettings(Record):
+    """The rule that turns judgments into a soft label."""
+
+    rule: Literal["sampled", "mean", "weighted"] = "mean"
+
+
+class PmSettings(Record):
+    """The preference model; `heldout` is the share of comparisons kept for measuring it."""
+
+    heldout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    trl: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class RlSettings(Record):
+    """Reinforcement learning against the preference model; `kl` weighs the divergence from SL-CAI."""
+
+    algorithm: Literal["grpo", "rloo"] = "rloo"
+    steps: Count = 10
+    kl: Annotated[float, Field(ge=0)] = 0.05
+    generations: Annotated[int, Field(ge=2)] = 4
+    prompts_per_step: Count = 4
+    max_tokens: Count = 64
+    trl: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class EvaluationSettings(Record):
+    """How much of the held-out set the judge sees, and how long answers may be."""
+
+    judge_limit: Count | None = None
+    max_tokens: Count | None = None
+
+
+class Recipe(Record):
+    """One run, fully written out. Paths are texts as written; `config.resolve_path` finds them.
+
+    `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    seed: int = 0
+    constitution: str
+    templates: str | None = None
+    policy: Spec
+    feedback: SpecOrSelf = "self"
+    judge: SpecOrSelf | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    threads: Count | None = None
+    chunk_size: Count = 16
+    stages: tuple[StageName, ...] | None = None
+    prompts: PromptSettings
+    sampling: RoleSampling = RoleSampling()
+    revise: ReviseSettings = ReviseSettings()
+    sft: SftSettings = SftSettings()
+    sample: SampleSettings = SampleSettings()
+    judging: JudgingSettings = JudgingSettings()
+    gate: GateSettings = GateSettings()
+    label: LabelSettings = LabelSettings()
+    pm: PmSettings = PmSettings()
+    rl: RlSettings = RlSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()

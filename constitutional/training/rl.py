@@ -1,0 +1,196 @@
+"""Reinforcement learning against the preference model (Bai et al. 2022, section 4.1): RL-CAI.
+
+GRPO (Shao et al. 2024) or RLOO (Ahmadian et al. 2024) by TRL instead of the paper's PPO. Both hold the policy near
+its start, SL-CAI, by a KL term: GRPO adds it to the loss, RLOO takes it off the reward as the paper does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset
+from transformers import AutoConfig
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from constitutional.errors import ConfigError, TrainingError, nearest
+from constitutional.records import Failure, Prompt
+from constitutional.training.folders import replacing, save_merged
+from constitutional.training.fused_head import labelled_positions_only
+from constitutional.training.guards import OnLog, StepWatch, WeightWatch, require_unique_names
+from constitutional.training.rewards import OnReward, PreferenceModelReward
+from constitutional.training.rows import RewardRow, RlResult
+from constitutional.training.scorer import PreferenceModel
+from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
+from constitutional.training.trl_settings import Settings, checked_fields, trl_config
+
+__all__ = ["RewardRow", "RlResult", "train_rl"]
+
+Algorithm = Literal["grpo", "rloo"]
+TRAINERS: dict[str, tuple[type[Any], type[Any]]] = {
+    "grpo": (GRPOConfig, GRPOTrainer),
+    "rloo": (RLOOConfig, RLOOTrainer),
+}
+LARGEST_MICRO_BATCH = 8
+
+
+def train_rl(
+    prompts: Sequence[Prompt],
+    *,
+    policy: str | Path,
+    preference_model: str | Path,
+    output: str | Path,
+    algorithm: Algorithm,
+    steps: int,
+    kl: float,
+    generations: int,
+    prompts_per_step: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    trl: Settings | None = None,
+    on_log: OnLog | None = None,
+    on_reward: OnReward | None = None,
+) -> RlResult:
+    """Trains a policy against a preference model and saves a merged model folder.
+
+    A prompt that leaves no room for `max_tokens` in the policy's context becomes a Failure. Each step draws
+    `prompts_per_step` prompts and `generations` completions of each.
+
+    Args:
+        prompts: what to answer; repeated ids are used once.
+        policy: folder of the starting policy, also the reference of the KL term.
+        preference_model: folder written by `train_preference_model`.
+        output: folder to write; left as it was when training fails.
+        algorithm: "grpo" or "rloo".
+        steps: optimiser steps.
+        kl: coefficient of the KL term; 0 keeps no reference.
+        generations: completions a prompt and step, at least 2.
+        prompts_per_step: different prompts a step.
+        max_tokens: longest completion.
+        temperature: of the policy's sampling.
+        seed: order of prompts and sampling.
+        trl: further fields of `trl.GRPOConfig` or `trl.RLOOConfig`.
+        on_log: called with every set of figures TRL logs, `step` added.
+        on_reward: called with the rewards of each generation batch.
+
+    Raises:
+        ConfigError: a setting or a folder that cannot be used.
+        TrainingError: too few prompts, nothing trainable, no step, no change, a figure that is not a number, or a
+            reference that is not the starting policy.
+    """
+    tokenizer = open_tokenizer(policy)
+    tokenizer.padding_side = "left"  # generation continues the last position
+    scorer = PreferenceModel(preference_model)
+    rollouts = {
+        "max_steps": steps,
+        "beta": kl,
+        "num_generations": generations,
+        "max_completion_length": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    with replacing(output) as folder, labelled_positions_only():
+        args = rl_config(algorithm, folder, rollouts=rollouts, completions=generations * prompts_per_step, passed=trl)
+        kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
+        require_prompts(len(kept), prompts_per_step, len(failures))
+        reward = PreferenceModelReward(scorer, kept, on_reward)
+        watch = StepWatch(on_log, kl_expected=kl != 0)
+        trainer = TRAINERS[algorithm][1](
+            str(policy),
+            [reward],
+            args=args,
+            train_dataset=Dataset.from_list([_row(prompt) for prompt in kept.values()]),
+            processing_class=tokenizer,
+            callbacks=[watch],
+        )
+        require_unique_names(trainer.reward_func_names)
+        weights = WeightWatch(trainer.model)
+        trainer.train()
+        done = int(trainer.state.global_step)
+        weights.check(trainer.model, steps=done)
+        save_merged(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), tokenizer, folder)
+    rewards, kls = watch.values("reward"), watch.values("kl")
+    return RlResult(
+        prompts=len(kept),
+        failures=tuple(failures),
+        control_tokens=ControlTokens(tokenizer).count(m.content for p in kept.values() for m in p.messages),
+        steps=done,
+        trainable_parameters=weights.trainable,
+        completions=reward.completions,
+        empty_completions=reward.empty,
+        groups=reward.groups,
+        zero_spread_groups=reward.zero_spread_groups,
+        first_reward=rewards[0] if rewards else None,
+        last_reward=rewards[-1] if rewards else None,
+        last_kl=kls[-1] if kls else None,
+        preference_model=scorer.model,
+    )
+
+
+def rl_config(
+    algorithm: str, folder: Path, *, rollouts: Mapping[str, object], completions: int, passed: Settings | None
+) -> Any:
+    """The TRL config of a run in which every optimiser step uses one fresh batch of `completions` rollouts.
+
+    Raises:
+        ConfigError: an unknown algorithm, a number too small to train with, or a field TRL refuses.
+    """
+    if algorithm not in TRAINERS:
+        raise ConfigError(f"unknown algorithm '{algorithm}'{nearest(algorithm, TRAINERS)}")
+    for name, least in (("max_steps", 1), ("num_generations", 2), ("max_completion_length", 1)):
+        if int(str(rollouts[name])) < least:
+            raise ConfigError(f"rl: {name} is {rollouts[name]}, expected at least {least}")
+    if completions < 1:
+        raise ConfigError("rl: prompts_per_step is expected to be at least 1")
+    config_class = TRAINERS[algorithm][0]
+    chosen = checked_fields(config_class, passed or {}, key="trl").get("per_device_train_batch_size")
+    micro = chosen or max(n for n in range(1, LARGEST_MICRO_BATCH + 1) if completions % n == 0)
+    if completions % micro:
+        raise ConfigError(
+            f"trl.per_device_train_batch_size: {micro} does not divide the {completions} completions of a step"
+        )
+    fixed = {
+        **rollouts,
+        "gradient_accumulation_steps": completions // micro,
+        "logging_steps": 1,  # the guards look at every step
+        "chat_template_kwargs": {"sanitize_control_tokens": True},
+    }
+    defaults = {"per_device_train_batch_size": micro, "learning_rate": 5e-6, "num_completions_to_print": 0}
+    return trl_config(config_class, folder, fixed=fixed, defaults=defaults, passed=passed)
+
+
+def fitting_prompts(prompts: Sequence[Prompt], tokenizer: Any, room: int) -> tuple[dict[str, Prompt], list[Failure]]:
+    """The prompts of at most `room` tokens by id, each once, and a Failure for every other."""
+    kept = {}
+    failures = []
+    for prompt in {prompt.id: prompt for prompt in prompts}.values():
+        length = len(dialogue_ids(tokenizer, prompt.messages, generation_prompt=True))
+        if length <= room:
+            kept[prompt.id] = prompt
+        else:
+            message = f"prompt of {length} tokens, room for {room}"
+            failures.append(Failure(item_id=prompt.id, stage="rl", kind="too_long", message=message))
+    return kept, failures
+
+
+def require_prompts(kept: int, needed: int, too_long: int) -> None:
+    """Refuses fewer prompts than one step draws: TRL would drop the incomplete batch and finish with zero steps.
+
+    Raises:
+        TrainingError: how many there are and how many are needed.
+    """
+    if kept < needed:
+        also = f" ({too_long} more are too long for the context)" if too_long else ""
+        raise TrainingError(f"{kept} different prompts{also}, but a step needs {needed} (prompts_per_step)")
+
+
+def context_length(folder: str | Path) -> int:
+    """Tokens the model in a folder can attend to."""
+    return int(AutoConfig.from_pretrained(str(folder)).max_position_embeddings)
+
+
+def _row(prompt: Prompt) -> dict[str, object]:
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    return {"prompt": messages, "prompt_id": prompt.id}

@@ -1,0 +1,112 @@
+"""What training takes and gives back: rows that name the records they came from, and the figures of a finished run.
+
+No heavy library is imported here, so a pipeline can build rows without loading torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from constitutional.records import Dialogue, Failure, Record
+from constitutional.statistics import Interval
+
+
+class SftRow(Record):
+    """One supervised example: the loss is on `completion` only.
+
+    `source_id` is the id of the revision or answer the completion was taken from; `principle` is the `id@version` the
+    last revision answered to, None for a helpful answer.
+    """
+
+    prompt: Dialogue
+    completion: str
+    source_id: str
+    principle: str | None
+    origin: Literal["revision", "helpful"]
+
+
+class PreferenceRow(Record):
+    """One labelled comparison, turned so that `chosen` is at least as probable as `rejected`."""
+
+    messages: Dialogue
+    chosen: str
+    rejected: str
+    probability: Annotated[float, Field(ge=0.5, le=1)]
+    preference_id: str
+    comparison_id: str
+    source: Literal["ai", "human", "provenance"]
+    principles: tuple[str, ...]
+
+
+class RewardRow(Record):
+    """One reward of one rollout. `score` is None for an empty completion: it gets no reward, not a low one."""
+
+    prompt_id: str
+    step: int
+    completion: str
+    score: float | None
+    preference_model: str
+
+
+class SftResult(Record):
+    """Figures of a supervised run. Losses are mean negative log-likelihoods (nats) per completion token."""
+
+    rows: int
+    failures: tuple[Failure, ...]
+    control_tokens: int
+    steps: int
+    trainable_parameters: int
+    first_loss: float
+    last_loss: float
+
+
+class Agreement(Record):
+    """How a preference model agrees with soft labels it was not trained on.
+
+    `n` counts the rows whose label prefers one side, the ones `accuracy` and its 95 % `interval` are over; rows
+    labelled exactly 0.5 count in `calibration_error` only. Where there is nothing to count, the figure is None.
+    """
+
+    n: int
+    correct: int
+    accuracy: float | None
+    interval: Interval
+    calibration_error: float | None
+
+
+class PreferenceModelResult(Record):
+    """Figures of a preference-model run. `train_loss` is the mean over the run, in nats per comparison."""
+
+    rows: int
+    failures: tuple[Failure, ...]
+    control_tokens: int
+    steps: int
+    trainable_parameters: int
+    train_loss: float
+    heldout: Agreement
+    model: str
+
+
+class RlResult(Record):
+    """Figures of an RL run.
+
+    `zero_spread_groups` of the `groups` gave all their completions the same reward (or rewarded fewer than two), so
+    they taught nothing. `first_reward` and `last_reward` are mean scores of the preference model at the first and
+    last step, `last_kl` the mean KL to the starting policy in nats per token (None when `kl` is 0).
+    """
+
+    prompts: int
+    failures: tuple[Failure, ...]
+    control_tokens: int
+    steps: int
+    trainable_parameters: int
+    completions: int
+    empty_completions: int
+    groups: int
+    zero_spread_groups: int
+    first_reward: float | None
+    last_reward: float | None
+    last_kl: float | None
+    preference_model: str

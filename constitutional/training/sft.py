@@ -1,0 +1,112 @@
+"""Supervised fine-tuning on revisions and helpful answers (Bai et al. 2022, section 3): SL-CAI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from constitutional.records import Failure, assistant
+from constitutional.training.folders import replacing, save_merged
+from constitutional.training.fused_head import labelled_positions_only
+from constitutional.training.guards import OnLog, StepWatch, WeightWatch, require_rows
+from constitutional.training.lora import lora_config
+from constitutional.training.rows import SftResult, SftRow
+from constitutional.training.tokens import ControlTokens, completion_labels, dialogue_ids, open_tokenizer
+from constitutional.training.trl_settings import Settings, trl_config
+
+__all__ = ["SftResult", "SftRow", "train_sft"]
+
+DEFAULTS: dict[str, object] = {
+    "max_length": 512,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 4,
+    "num_train_epochs": 2,
+    "learning_rate": 3e-5,
+    "train_sampling_strategy": "group_by_length",  # rows of like length share a batch: less padding to compute
+}
+
+
+def train_sft(
+    rows: Sequence[SftRow],
+    *,
+    model: str | Path,
+    output: str | Path,
+    seed: int,
+    trl: Settings | None = None,
+    lora: Settings | None = None,
+    on_log: OnLog | None = None,
+) -> SftResult:
+    """Fine-tunes a chat model on completions and saves a merged model folder.
+
+    Control tokens written out in a row's text are trained on as plain text and counted. A row longer than
+    `max_length` becomes a Failure; nothing is truncated.
+
+    Args:
+        rows: what to train on; the loss is on the completions only.
+        model: folder of the starting model.
+        output: folder to write; left as it was when training fails.
+        seed: order of rows and initial LoRA weights.
+        trl: fields of `trl.SFTConfig`.
+        lora: fields of `peft.LoraConfig`; a full fine-tune when None.
+        on_log: called with every set of figures TRL logs, `step` added.
+
+    Raises:
+        ConfigError: a setting or a folder that cannot be used.
+        TrainingError: nothing to train on, nothing trainable, no step, no change, or a loss that is not a number.
+    """
+    tokenizer = open_tokenizer(model)
+    with replacing(output) as folder, labelled_positions_only():
+        fixed = {"seed": seed, "packing": False, "completion_only_loss": True}
+        args = trl_config(SFTConfig, folder, fixed=fixed, defaults=DEFAULTS, passed=trl)
+        limit = args.max_length or tokenizer.model_max_length
+        examples, failures = tokenised_rows(rows, tokenizer, limit)
+        require_rows(len(examples), len(rows), "rows", limit)
+        controls = ControlTokens(tokenizer).count(
+            text for row in rows for text in (*(message.content for message in row.prompt), row.completion)
+        )
+        watch = StepWatch(on_log)
+        trainer = SFTTrainer(
+            str(model),
+            args=args,
+            train_dataset=Dataset.from_list(examples),
+            processing_class=tokenizer,
+            callbacks=[watch],
+            peft_config=lora_config(lora, "CAUSAL_LM"),
+        )
+        weights = WeightWatch(trainer.model)
+        trainer.train()
+        steps = int(trainer.state.global_step)
+        weights.check(trainer.model, steps=steps)
+        save_merged(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), tokenizer, folder)
+    losses = watch.values("loss")
+    return SftResult(
+        rows=len(examples),
+        failures=tuple(failures),
+        control_tokens=controls,
+        steps=steps,
+        trainable_parameters=weights.trainable,
+        first_loss=losses[0],
+        last_loss=losses[-1],
+    )
+
+
+def tokenised_rows(
+    rows: Sequence[SftRow], tokenizer: object, max_length: int
+) -> tuple[list[dict[str, object]], list[Failure]]:
+    """Rows as `input_ids` and `labels` with their provenance, and a Failure for each that is too long or empty."""
+    examples: list[dict[str, object]] = []
+    failures = []
+    for row in rows:
+        full = dialogue_ids(tokenizer, (*row.prompt, assistant(row.completion)))
+        labels = completion_labels(dialogue_ids(tokenizer, row.prompt, generation_prompt=True), full)
+        if not row.completion.strip():
+            failures.append(Failure(item_id=row.source_id, stage="sft", kind="empty", message="empty completion"))
+        elif len(full) > max_length:
+            message = f"{len(full)} tokens, more than max_length {max_length}"
+            failures.append(Failure(item_id=row.source_id, stage="sft", kind="too_long", message=message))
+        else:
+            examples.append({"input_ids": full, "labels": labels, "source_id": row.source_id})
+    return examples, failures

@@ -1,0 +1,242 @@
+"""The run folder and the ledger under kill -9, a full disk and several starters at once."""
+
+import errno
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from run_harness import BATCH, judgment
+
+from constitutional.errors import ConstitutionalError, LedgerError, RunError
+from constitutional.ledger import open_ledger, open_ledger_read_only
+from constitutional.records import Answer, Usage
+from constitutional.runs import load_result, open_run, write_atomic
+
+HARNESS = Path(__file__).with_name("run_harness.py")
+KILLS = int(os.environ.get("KILLS", "20"))
+
+
+def start(mode: str, folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Starts the harness and waits until its imports are done."""
+    path = os.pathsep.join([str(HARNESS.parents[1]), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.Popen(
+        [sys.executable, str(HARNESS), mode, str(folder), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert child.stdout and child.stdout.readline() == "ready\n"
+    return child
+
+
+def results(folder: Path) -> dict[str, str]:
+    """What a finished job left, without times: the merged files' digests and the ledger's head."""
+    found: dict[str, str] = {}
+    for name in ("01-sample", "02-judge"):
+        (stage,) = (folder / "stages" / name).iterdir()
+        result = load_result(stage)
+        assert result is not None
+        found |= {f"{name}/{file}": sha for file, sha in result.manifest.outputs.items()}
+        assert sorted(p.name for p in stage.iterdir()) == ["data.jsonl", "failures.jsonl", "manifest.json"]
+    with open_ledger_read_only(folder / "ledger.sqlite") as ledger:
+        assert ledger.verify([result.manifest.ledger_head or ""]) == []
+        assert ledger.count() == 2 * len(load_result(next((folder / "stages/01-sample").iterdir())).records(Answer))
+        return found | {"head": ledger.head}
+
+
+def chunk_times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/*/chunks/0*.jsonl")}
+
+
+@pytest.mark.slow
+def test_a_job_killed_anywhere_and_resumed_leaves_the_same_bytes(tmp_path: Path) -> None:
+    assert start("job", tmp_path / "whole", "0").wait() == 0
+    expected, draw, kills, trial, hit = results(tmp_path / "whole"), random.Random(), 0, 0, set()
+    while kills < KILLS:
+        folder, trial = tmp_path / f"killed{trial}", trial + 1
+        while True:
+            before = chunk_times(folder)
+            child = start("job", folder, "25")
+            try:
+                code = child.wait(timeout=draw.choice((0.0, 0.05, 0.5)) * draw.random())
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+                kills += 1
+                hit.add(len(chunk_times(folder)))
+                code = None
+            now = chunk_times(folder)
+            for path, moment in before.items():
+                finished = (path.parents[1] / "manifest.json").exists()
+                assert finished or now.get(path) == moment, f"{path} was done and is redone or gone"
+            if kills >= KILLS or code is not None:
+                break
+        assert code is not None or start("job", folder, "0").wait() == 0
+        assert results(folder) == expected
+    assert len(hit) > 2, "the kills did not fall at different points of the work"
+
+
+@pytest.mark.slow
+def test_a_ledger_killed_while_committing_keeps_every_acknowledged_batch_whole(tmp_path: Path) -> None:
+    draw = random.Random()
+    for _ in range(max(4, KILLS // 2)):
+        child = start("append", tmp_path)
+        time.sleep(0.02 + 0.2 * draw.random())
+        child.kill()
+        assert child.stdout
+        acknowledged = [int(line) for line in child.stdout.read().split("\n")[:-1]]
+        child.wait()
+        with open_ledger_read_only(tmp_path / "ledger.sqlite") as ledger:
+            assert ledger.count() >= (acknowledged or [0])[-1]
+            assert ledger.count() % BATCH == 0
+            assert ledger.verify() == []
+    assert acknowledged
+
+
+def test_of_eight_starters_one_wins_and_the_others_are_told_by_whom(tmp_path: Path) -> None:
+    children = [start("hold", tmp_path / "run") for _ in range(8)]
+    for child in children:
+        assert child.stdin
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.stdout.readline() if child.stdout else "" for child in children]
+    (winner,) = (child for child, line in zip(children, said, strict=True) if line.startswith("won"))
+    host = said[children.index(winner)].split()[1]
+    for child, line in zip(children, said, strict=True):
+        if child is not winner:
+            seconds, message = line.split(" ", 1)
+            assert float(seconds) < 1
+            assert f"run folder {tmp_path / 'run'} is in use by pid {winner.pid} on host {host} since 20" in message
+            assert child.wait() == 0
+    winner.kill()
+    winner.wait()
+    with open_run(tmp_path / "run"), pytest.raises(RunError, match=f"pid {os.getpid()} "):
+        open_run(tmp_path / "run")
+
+
+class Disk:
+    """A folder whose disk can be filled and freed."""
+
+    def __init__(self, folder: Path, fill: Callable[[], None], free: Callable[[], None]) -> None:
+        self.folder, self.fill, self.free = folder, fill, free
+
+
+@pytest.fixture(params=["file size limit", "tmpfs"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    if request.param == "file size limit":
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def limit(size: int) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+        yield Disk(tmp_path, lambda: limit(0), lambda: limit(soft))
+        limit(soft)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    filler = tmp_path / "filler"
+
+    def fill() -> None:
+        with filler.open("ab", buffering=0) as file:
+            try:
+                while file.write(b"x" * 4096):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+
+    try:
+        yield Disk(tmp_path, fill, filler.unlink)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def refused(disk: Disk, path: Path, kind: type[ConstitutionalError], action: Callable[[], object]) -> None:
+    """With a full disk the action fails in one line that names the path, and leaves no half file."""
+    files = {file for file in disk.folder.rglob("*") if file.is_file() and "sqlite" not in file.name}
+    disk.fill()
+    with pytest.raises(kind) as caught:
+        action()
+    after = {file for file in disk.folder.rglob("*") if file.is_file() and "sqlite" not in file.name}
+    disk.free()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert after - {disk.folder / "filler"} - files == set()
+
+
+def test_a_full_disk_stops_every_writer_and_what_was_there_stands(disk: Disk) -> None:
+    note, row = disk.folder / "note.json", {"text": "y" * 8192}
+    write_atomic(note, "first")
+    refused(disk, note, RunError, lambda: write_atomic(note, "x" * 8192))
+    assert note.read_text() == "first"
+    with open_run(disk.folder / "run") as run:
+        run.event("first")
+        events = run.path / "events.jsonl"
+        refused(disk, events, RunError, lambda: run.event("second", **row))
+        run.event("third")
+        assert events.read_text().count("\n") == 2 and '"third"' in events.read_text()
+        refused(disk, run.path / "stages", RunError, lambda: run.stage(1, "a", {}).folder)
+    refused(disk, disk.folder / "run", RunError, lambda: open_run(disk.folder / "run"))
+    open_run(disk.folder / "run").close()
+
+
+def test_a_log_line_that_fits_only_in_part_is_taken_back(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.event("first")
+        before = (run.path / "events.jsonl").read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+        try:
+            with pytest.raises(RunError, match=r"cannot write .*events\.jsonl"):
+                run.event("second")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (run.path / "events.jsonl").read_bytes() == before
+
+
+def test_a_ledger_on_a_full_disk_keeps_what_it_had_and_goes_on_afterwards(disk: Disk) -> None:
+    path = disk.folder / "ledger.sqlite"
+    with open_ledger(path) as ledger:
+        ledger.append([judgment(f"{i}") for i in range(20)])
+        more = [judgment(f"more{i}", raw="z" * 4096) for i in range(60)]
+        refused(disk, path, LedgerError, lambda: ledger.append(more))
+        assert (ledger.count(), ledger.verify()) == (20, [])
+        assert ledger.append(more) == 60
+    with open_ledger_read_only(path) as ledger:
+        assert (ledger.count(), ledger.verify()) == (80, [])
+
+
+@pytest.mark.parametrize("full_at", ["chunk 2", "finish"])
+def test_a_stage_on_a_full_disk_stops_and_resumes_to_the_same_bytes(disk: Disk, full_at: str) -> None:
+    def work(items: Sequence[int], chunk: int) -> Iterator[Answer]:
+        if full and chunk == 2:
+            disk.fill()
+        for item in items:
+            text = f"{item}" * 5000
+            yield Answer(prompt_id="p", model="m", text=text, finish_reason="stop", seed=chunk, usage=Usage())
+
+    full = False
+    with open_run(disk.folder / "run") as run:
+        whole = run.stage(1, "whole", {})
+        whole.run_chunks(range(10), work, chunk_size=2, output_type=Answer)
+        expected = whole.finish().manifest.outputs
+        stage, full = run.stage(2, "full", {}), full_at == "chunk 2"
+        with pytest.raises(RunError, match=rf"cannot write .*{'000002' if full else 'data'}\.jsonl: .*"):
+            stage.run_chunks(range(10), work, chunk_size=2, output_type=Answer)
+            disk.fill()
+            stage.finish()
+        assert stage.result() is None
+        disk.free()
+        names = {path.name for path in stage.folder.rglob("*") if path.is_file()}
+        chunks = {f"00000{i}.jsonl" for i in range(2 if full else 5)}
+        assert names == chunks | {"plan.json", "started.json"}
+        full = False
+        stage = run.stage(2, "full", {})
+        stage.run_chunks(range(10), work, chunk_size=2, output_type=Answer)
+        assert stage.finish().manifest.outputs == expected
