@@ -93,7 +93,7 @@ def assistant(content: str) -> Message:
 
 
 class Example(Record):
-    """A labelled comparison an author gives for a principle. The gate uses `gate` rows; wordings are tuned on the rest."""
+    """A labelled comparison an author gives. The gate uses `gate` rows; wordings are tuned on the rest."""
 
     prompt: str
     better: str
@@ -190,7 +190,7 @@ class Usage(Record):
 
 
 class Completion(Record):
-    """One generated text. `seconds` is the batch's wall time shared evenly; it stands beside results, never in a hash."""
+    """One generated text. `seconds` is the batch's wall time shared evenly; it is never hashed."""
 
     text: str
     model: str

@@ -23,7 +23,7 @@ def backend():
     return open_backend("embedded:smollm2-135m", dtype="float32")
 
 
-WORDS = "the a model answers kindly when people ask about rain bread maps 7 12 Größe 雨 why? no!".split()
+WORDS = [
     "the",
     "a",
     "model",
@@ -42,8 +42,6 @@ WORDS = "the a model answers kindly when people ask about rain bread maps 7 12 G
     "雨",
     "why?",
     "no!",
-    "\n",
-    "yes",
 ]
 
 

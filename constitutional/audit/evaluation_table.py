@@ -36,7 +36,8 @@ def _rates(evaluation: Evaluation) -> list[str]:
 
 def _changes(evaluation: Evaluation) -> list[str]:
     return [
-        f"{KIND_TITLES[c.kind]}: {c.rate} {c.system} minus base {c.difference:+.2f} {_interval(c.interval, signed=True)}"
+        f"{KIND_TITLES[c.kind]}: {c.rate} {c.system} minus base {c.difference:+.2f} "
+        f"{_interval(c.interval, signed=True)}"
         for c in evaluation.changes
     ]
 

@@ -28,7 +28,7 @@ def identify(spec: str, dtype: str) -> str:
     if kind == "openvino":
         from constitutional.backends import openvino
 
-        return openvino.identity(rest)
+        return str(openvino.identity(rest))
     if kind == "embedded":
         from constitutional.backends import embedded
 

@@ -58,9 +58,8 @@ def validate_command(path: Path) -> None:
     if isinstance(data, dict) and "principles" in data:
         constitution = load_constitution(str(path))
         examples = sum(len(p.examples) for p in constitution.principles)
-        typer.echo(
-            f"{path}: constitution {constitution.ref}, {len(constitution.principles)} principles, {examples} examples: ok"
-        )
+        principles = len(constitution.principles)
+        typer.echo(f"{path}: constitution {constitution.ref}, {principles} principles, {examples} examples: ok")
         return
     from constitutional.pipeline.context import load_inputs
 

@@ -1,4 +1,4 @@
-"""Held-out answers of the models under comparison, each with the detector's label and its distance from the base model."""
+"""Held-out answers of the compared models, each with the detector's label and its distance from the base model."""
 
 from __future__ import annotations
 

@@ -125,18 +125,12 @@ def measure_gate(
         fallback: "provenance" uses the revision-over-original labels when the judge fails, "stop" uses none.
     """
     by_comparison = opinions(judgments)
-    answered = [
-        _Answered(
-            ref, item.source, next((o for o in by_comparison.get(item.comparison.id, []) if o.principle == ref), None)
-        )
-        for item in labelled
-        for ref in item.principles
-    ]
-    sources = tuple(
-        _row(s, [a for a in answered if a.source == s])
-        for s in (EXAMPLES, HUMAN)
-        if any(a.source == s for a in answered)
-    )
+    answered = []
+    for item in labelled:
+        given = {opinion.principle: opinion for opinion in by_comparison.get(item.comparison.id, [])}
+        answered += [_Answered(ref, item.source, given.get(ref)) for ref in item.principles]
+    present = [s for s in (EXAMPLES, HUMAN) if any(a.source == s for a in answered)]
+    sources = tuple(_row(s, [a for a in answered if a.source == s]) for s in present)
     named = sorted({a.principle for a in answered})
     reasons = [] if sources else ["there are no labelled comparisons to measure the judge on"]
     for row in sources:

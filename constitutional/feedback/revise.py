@@ -25,7 +25,7 @@ from constitutional.records import (
     Usage,
     seed_for,
 )
-from constitutional.templates import Rendered, TemplatePack
+from constitutional.templates import Rendered, TemplatePack, Value
 
 
 @dataclass
@@ -198,14 +198,15 @@ def _revise_round(
 
 
 def _revision_question(pack: TemplatePack, item: _Item, principle: Principle, critique: str | None) -> Rendered:
-    values = {
+    values: dict[str, Value] = {
         "conversation": item.prompt.messages,
         "answer": item.text,
         "revision_request": principle.revision_request or "",
     }
     if critique is None:
         return pack.render("revise_direct", **values)
-    return pack.render("revise", **values, critique=critique, critique_request=principle.critique_request or "")
+    values |= {"critique": critique, "critique_request": principle.critique_request or ""}
+    return pack.render("revise", **values)
 
 
 def _ask(

@@ -1,4 +1,4 @@
-"""What every step of a recipe needs: the loaded inputs, the run folder, the ledger, and models opened when asked for."""
+"""What every step of a recipe needs: the loaded inputs, the run folder, the ledger, and models when asked for."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from constitutional.errors import TrainingError
-from constitutional.feedback.gate import load_gate
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
+from constitutional.pipeline.feedback_steps import load_gate
 from constitutional.records import Answer, Comparison, Preference, Prompt, Record, Revision
 from constitutional.runs import StageResult, write_atomic
 from constitutional.training.rows import PreferenceRow, RewardRow, SftRow
