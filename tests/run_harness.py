@@ -37,6 +37,18 @@ def judgment(question: str, p_a: float | None = 0.5, **changes: object) -> Judgm
     return Judgment.model_validate(fields | changes)
 
 
+def small_ledger(file: Path) -> Path:
+    """Writes a ledger of 12 rows, two a comparison, and closes it."""
+    with open_ledger(file) as ledger:
+        for i in range(0, 12, 2):
+            batch = [
+                judgment(f"q{i + k}", (i + k) / 12, comparison_id=f"c{i // 2}", principle=f"p{i % 4}@1.0.0")
+                for k in (0, 1)
+            ]
+            ledger.append(batch)
+    return file
+
+
 def job(folder: Path, sleep_ms: float) -> None:
     """Two chunked stages, the second with judgments in the ledger; sleeps differ from run to run, results do not."""
     pauses = random.Random(time.time_ns())

@@ -23,7 +23,7 @@ def backend():
     return open_backend("embedded:smollm2-135m", dtype="float32")
 
 
-WORDS = [
+WORDS = ["the", "a", "model", "answers", "kindly", "rain", "bread", "maps", "7", "12", "Größe", "雨", "why?", "no!"]
     "the",
     "a",
     "model",

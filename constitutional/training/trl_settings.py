@@ -86,7 +86,7 @@ def checked_fields(dataclass: type, passed: Mapping[str, object], *, key: str) -
 def native_bf16() -> bool:
     """True where bfloat16 arithmetic is done in hardware, so that mixed precision is faster and not only smaller."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(probe() for probe in probes if probe is not None)
 
