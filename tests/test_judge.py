@@ -184,7 +184,7 @@ def test_a_position_judge_and_an_inverted_judge_fail(tmp_path):
     assert any("order consistency" in reason for reason in position.reasons)
     inverted = gate(tmp_path, "likelihood: [{keyword: yes}]")
     assert not inverted.passed and inverted.sources[0].correct == 0
-    with pytest.raises(GateError, match="did not pass its gate.*provenance"):
+    with pytest.raises(GateError, match=r"did not pass its gate.*provenance"):
         require(inverted)
 
 
@@ -198,7 +198,7 @@ def test_sampled_pairs_and_what_makes_none(tmp_path):
     model = scripted(
         tmp_path,
         'rules:\n  - {contains: same, reply: always}\n  - {contains: empty, reply: " "}\n'
-        "default: [one, two, three, four, five, six, seven, eight]",
+        "  - {contains: f, reply: [one, two, three, four, five, six]}\n  - {contains: s, reply: [one, two, three, four]}",
     )
     texts = ["first", "same", "empty", "second"]
     asked = [Prompt(messages=(user(t),), kind="red_team", source="t", split="train") for t in texts]

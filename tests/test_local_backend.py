@@ -24,25 +24,6 @@ def backend():
 
 
 WORDS = ["the", "a", "model", "answers", "kindly", "rain", "bread", "maps", "7", "12", "Größe", "雨", "why?", "no!"]
-    "the",
-    "a",
-    "model",
-    "answers",
-    "kindly",
-    "when",
-    "people",
-    "ask",
-    "about",
-    "rain",
-    "bread",
-    "maps",
-    "7",
-    "12",
-    "Größe",
-    "雨",
-    "why?",
-    "no!",
-]
 
 
 def _text(rng, low, high):

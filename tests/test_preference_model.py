@@ -131,7 +131,8 @@ def loss_of(trainer_class, tiny, folder, probabilities, centre=None):
     """Loss and gradient of one batch, and the network's own scores of it, from a fresh trainer."""
     tokenizer = open_tokenizer(tiny)
     rows = [
-        row.model_copy(update={"probability": p}) for row, p in zip(planted(len(probabilities)), probabilities, strict=True)
+        row.model_copy(update={"probability": p})
+        for row, p in zip(planted(len(probabilities)), probabilities, strict=True)
     ]
     examples, _ = tokenised_pairs(rows, tokenizer, 200)
     args = trl_config(
@@ -224,9 +225,7 @@ def test_nan_loss_names_the_step(tiny, tmp_path):
 def test_same_seed_same_model(tiny, tmp_path):
     settings = {**FAST, "num_train_epochs": 1}
     models = [
-        train_preference_model(
-            planted(8), [], model=tiny, output=tmp_path / name, seed=seed, trl=settings
-        ).model
+        train_preference_model(planted(8), [], model=tiny, output=tmp_path / name, seed=seed, trl=settings).model
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert models[0] == models[1] != models[2]

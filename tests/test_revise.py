@@ -53,7 +53,7 @@ def test_rounds_chain_and_keep_everything(tmp_path):
     assert [r.prompt_id for r in found] == [p.id for p in prompts()]
     for revision in found:
         assert revision.initial == "Sure, do it."
-        assert len(revision.rounds) == 2 and revision.usable
+        assert len(revision.rounds) == 2 and revision.rounds[0].flags == ()
         assert revision.rounds[0].critique.endswith("helps with harm.")
         assert revision.final == revision.rounds[1].revision and revision.final.startswith("I will not help")
         assert revision.rounds[0].principle.endswith("@1.0.0")

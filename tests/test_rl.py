@@ -74,7 +74,9 @@ def test_a_run_is_traceable_and_starts_at_the_reference(run, policy, preference_
     assert result.last_kl == steps[1]["kl"]
     assert len(rows) == 16
     assert {row.step for row in rows} == {1, 2}
-    assert {row.preference_model for row in rows} == {result.preference_model} == {PreferenceModel(preference_model).model}
+    assert (
+        {row.preference_model for row in rows} == {result.preference_model} == {PreferenceModel(preference_model).model}
+    )
     by_id = {p.id: p for p in PROMPTS}
     scored = [row for row in rows if row.score is not None]
     again = PreferenceModel(preference_model).score(

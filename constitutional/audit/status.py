@@ -104,14 +104,18 @@ def render_status(status: RunStatus) -> str:
     for step in status.steps:
         counts = f"{step.chunks[0]} of {step.chunks[1]} chunks" if step.chunks else _pairs(step.counts)
         time = "" if step.seconds is None else clock(step.seconds)
-        tokens = ("", "") if step.tokens is None else (f"{step.tokens.prompt_tokens}", f"{step.tokens.completion_tokens}")
+        tokens = (
+            ("", "") if step.tokens is None else (f"{step.tokens.prompt_tokens}", f"{step.tokens.completion_tokens}")
+        )
         rows.append((step.name, step.state, counts, _pairs(step.failures), time, *tokens))
     total = status.tokens
     sums = (clock(status.seconds), f"{total.prompt_tokens}", f"{total.completion_tokens}")
     rows.append(("total", "", "", f"{status.failures}" if status.failures else "", *sums))
     widths = [max(len(row[i]) for row in rows) for i in range(7)]
     lines = [
-        "  ".join(cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     lines.insert(0, f"run {status.run}")

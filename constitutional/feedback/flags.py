@@ -15,7 +15,7 @@ from constitutional.text_metrics import repetition
 _PREAMBLE = re.compile(
     r"""^\W*(?:(?:sure|certainly|of\ course|okay|ok)\W+)?
         (?:here(?:\ is|'s|\ are)\ (?:a|an|the|my|your|another)?\s*
-             (?:\w+\ ){0,3}(?:response|answer|version|reply|revision|rewrite|suggestion|alternative)\b
+             (?:[\w'-]+,?\ ){0,4}(?:response|answer|version|reply|revision|rewrite|suggestion|alternative)\b
          |(?:revised|rewritten|improved|new|fresh|updated|better)\ (?:response|answer|version|reply)\b\s*:
          |(?:response|answer|reply|revision|rewrite|assistant)\s*:)""",
     re.IGNORECASE | re.VERBOSE,
@@ -24,7 +24,7 @@ _PREAMBLE = re.compile(
 _ABOUT_THE_ANSWER = re.compile(
     r"\b(?:the|this|that|your|its|assistant's)\s+(?:\w+\s+)?(?:previous |last |first |original |above )?"
     r"(?:answer|response|reply|critique|revision|assistant)\s+(?:is|was|are|could|should|does|did|may|might|suggests?|"
-    r"implies|provides?|contains?|fails?|encourages?|promotes?|can|has|to\b)"
+    r"implies|provides?|contains?|fails?|encourages?|promotes?|can|has)\b"
     r"|\b(?:the|this) (?:assistant|response) (?:should|could|must)\b|\bcritique request\b|\brevision request\b",
     re.IGNORECASE,
 )
