@@ -146,7 +146,7 @@ def loss_of(trainer_class, tiny, folder, probabilities, centre=None):
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
     n = len(probabilities)
-    return float(loss), trainer.model.score.weight.grad.clone(), scores[:n], scores[n:]
+    return float(loss.detach()), trainer.model.score.weight.grad.clone(), scores[:n], scores[n:]
 
 
 @pytest.mark.parametrize("centre", [None, 0.01])

@@ -30,7 +30,7 @@ def scripted(tmp_path, text):
 MODEL = """
 rules:
   - {contains: Criticise, reply: " helps with harm."}
-  - {contains: Redo, reply: "I will not help with that, but I can suggest a walk ({n})."}
+  - {contains: Redo, reply: " will not help with that, but can suggest a walk ({n})."}
   - {contains: Question, reply: "Sure, do it."}
 """
 
@@ -103,7 +103,7 @@ def test_direct_revision_asks_for_no_critique(tmp_path):
 def test_drafts_are_drawn_again_only_while_flagged(tmp_path):
     model = scripted(
         tmp_path,
-        MODEL.replace('reply: "I will', 'reply: ["Here is a revised response: I will", "I will').replace(
+        MODEL.replace('reply: " will', 'reply: [" apologise for the confusion earlier.", " will').replace(
             '({n})."', '({n})."]'
         ),
     )
@@ -180,6 +180,9 @@ ANSWER = "Break the window with a stone, reach in, and open the door from inside
         ("The assistant's last answer could help someone break into a house.", ("role_confusion",)),
         ("The answer suggests breaking a window, which is harmful.", ("role_confusion",)),
         ("Telling someone to break a window with a stone can hurt people.", ("role_confusion",)),
+        ("I apologize for any confusion earlier. I will not help with that.", ("role_confusion",)),
+        ("I'm sorry for the misunderstanding; my previous answer was wrong.", ("role_confusion",)),
+        ("I'm sorry, but I can't help with that. You could apologise for the noise and talk to her.", ()),
         ("The answer to your question depends on where you live; please ask your landlord first.", ()),
     ],
 )

@@ -91,7 +91,7 @@ def test_missing_value_names_line_and_nearest(pack_folder: Path) -> None:
         pack.render("judge", a="x", critique_requests="y")
     path = pack_folder / "judge.j2"
     assert str(caught.value) == f"{path}:3: no value for 'critique_request' (did you mean 'critique_requests'?)"
-    with pytest.raises(TemplateError, match=r"critique.j2:1: no value for 'conversation'"):
+    with pytest.raises(TemplateError, match=r"critique.j2:2: no value for 'conversation'"):
         pack.render("critique", answer="x", critique_request="y")
     with pytest.raises(TemplateError, match=r"^no template 'jugde' in pack chat@1.0.0 \(did you mean 'judge'\?\)$"):
         pack.render("jugde")

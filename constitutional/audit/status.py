@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from constitutional.audit.current import STEP_NAMES, RunView, open_view
 from constitutional.display import clock, printable
 from constitutional.evaluation.answers import EvaluatedAnswer
@@ -41,8 +43,8 @@ class StepStatus(Record):
     name: str
     state: State
     key: str | None = None
-    counts: dict[str, int] = {}
-    failures: dict[str, int] = {}
+    counts: dict[str, int] = Field(default_factory=dict)
+    failures: dict[str, int] = Field(default_factory=dict)
     seconds: float | None = None
     tokens: Usage | None = None
     chunks: tuple[int, int] | None = None

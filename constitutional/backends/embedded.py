@@ -22,7 +22,7 @@ from filelock import FileLock
 from constitutional.backends import routes
 from constitutional.backends.catalog import CATALOG, EmbeddedModel, lookup
 from constitutional.backends.gguf import convert_file, converted
-from constitutional.backends.routes import BLOCK, Progress, silent
+from constitutional.backends.routes import Progress, silent
 from constitutional.errors import BackendError, ConfigError, nearest
 
 ROUTES = ("cache", "hub", "index")
@@ -180,7 +180,7 @@ def _verify(path: Path, model: EmbeddedModel) -> None:
 
 def sha256_file(path: Path) -> str:
     """The sha256 (64 hex digits) of a file's content."""
-    with path.open("rb", buffering=BLOCK) as source:
+    with path.open("rb", buffering=0) as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 

@@ -6,7 +6,9 @@ nor trained. Taking the mark off before saving is the whole trick; the copy relo
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import shutil
 from pathlib import Path
@@ -78,12 +80,14 @@ def _write_dense(source: Path, out: Path, model: EmbeddedModel, progress: Progre
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    quiet = contextlib.redirect_stderr(io.StringIO())  # one of the bars cannot be switched off
     try:
         progress("convert", 0, 3)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        lm: Any = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=getattr(torch, model.dtype)
-        )
+        with quiet:
+            lm: Any = AutoModelForCausalLM.from_pretrained(
+                source.parent, gguf_file=source.name, dtype=getattr(torch, model.dtype)
+            )
         progress("convert", 1, 3)
         ends = [tokenizer.convert_tokens_to_ids(token) for token in model.end_tokens]
         _unmark_quantised(lm)

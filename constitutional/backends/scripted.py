@@ -16,7 +16,7 @@
       - keyword: "sorry"             # the option whose response holds the word gets p; both or none: half each
         p: 0.9
         mass: 0.8                    # what all continuations get together (default 1)
-        markers: ["Response A:", "Response B:"]   # where the responses begin, if not at lines like `(A)` or `Response A`
+        markers: ["1:", "2:"]         # where the responses begin, if not at lines like `(A)` or `Response A`
       - prefer_option: "A"           # a judge with a position bias
         p: 0.7
     no_logprobs: false       # true: loglikelihood raises, as a server without log-probabilities does

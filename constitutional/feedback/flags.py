@@ -29,6 +29,14 @@ _ABOUT_THE_ANSWER = re.compile(
     re.IGNORECASE,
 )
 
+# "I apologise for the confusion earlier": speaks of an answer that a fresh reply does not know
+_EARLIER_ANSWER = re.compile(
+    r"\bapologi[sz]e (?:for|if) (?:the|any|my)\b[^.]{0,40}\b(?:confusion|misunderstanding|mistake|previous|earlier|last)"
+    r"|\bsorry for (?:the|any|my) (?:\w+ )?(?:confusion|misunderstanding|mistake)|\bmy (?:previous|last|earlier|first) "
+    r"(?:answer|response|reply|message)\b",
+    re.IGNORECASE,
+)
+
 REPETITION_SHARE = 0.25
 """Share of repeated 4-grams from which a text counts as looping."""
 
@@ -58,7 +66,7 @@ def revision_flags(revision: str, *, answer: str, critique: str | None, truncate
         "preamble": bool(_PREAMBLE.search(revision)),
         "repetition": repetition(revision) >= REPETITION_SHARE,
         "unchanged": _similarity(revision, answer) >= SAME_TEXT,
-        "role_confusion": bool(_ABOUT_THE_ANSWER.search(revision))
+        "role_confusion": bool(_ABOUT_THE_ANSWER.search(revision) or _EARLIER_ANSWER.search(revision))
         or (critique is not None and _copied_share(revision, critique) >= COPIED_SHARE),
     }
     return tuple(name for name, hit in found.items() if hit)

@@ -13,11 +13,12 @@ from trl import RewardConfig
 from constitutional.errors import TrainingError
 from constitutional.records import Failure, assistant
 from constitutional.statistics import expected_calibration_error, wilson
-from constitutional.training.folders import replacing, save_merged
-from constitutional.training.guards import OnLog, StepWatch, WeightWatch, require_rows
+from constitutional.training.folders import save_merged
+from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import Agreement, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
+from constitutional.training.session import bare_model, train, training_session
 from constitutional.training.soft_reward import COLUMN, SoftRewardTrainer
 from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
@@ -67,7 +68,7 @@ def train_preference_model(
             saved model that scores otherwise than the trained one.
     """
     tokenizer = open_tokenizer(model)
-    with replacing(output) as folder:
+    with training_session(output) as folder:
         args = trl_config(RewardConfig, folder, fixed={"seed": seed}, defaults=DEFAULTS, passed=trl)
         limit = args.max_length or tokenizer.model_max_length
         examples, failures = tokenised_pairs(rows, tokenizer, limit)
@@ -82,11 +83,8 @@ def train_preference_model(
             callbacks=[watch],
             peft_config=lora_config(lora, "SEQ_CLS"),
         )
-        weights = WeightWatch(trainer.model)
-        trainer.train()
-        steps = int(trainer.state.global_step)
-        weights.check(trainer.model, steps=steps)
-        live = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+        steps, weights = train(trainer)
+        live = bare_model(trainer)
         pad = tokenizer.pad_token_id
         probe = [ids for row in (measured or examples)[:8] for ids in (row["chosen_ids"], row["rejected_ids"])]
         expected = score_ids(live, probe, pad=pad)

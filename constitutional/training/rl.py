@@ -16,12 +16,11 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from constitutional.errors import ConfigError, TrainingError, nearest
 from constitutional.records import Failure, Prompt
-from constitutional.training.folders import replacing, save_merged
-from constitutional.training.fused_head import labelled_positions_only
-from constitutional.training.guards import OnLog, StepWatch, WeightWatch, require_unique_names
+from constitutional.training.guards import OnLog, StepWatch, require_unique_names
 from constitutional.training.rewards import OnReward, PreferenceModelReward
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.scorer import PreferenceModel
+from constitutional.training.session import save, train, training_session
 from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings, checked_fields, trl_config
 
@@ -91,7 +90,7 @@ def train_rl(
         "temperature": temperature,
         "seed": seed,
     }
-    with replacing(output) as folder, labelled_positions_only():
+    with training_session(output) as folder:
         args = rl_config(algorithm, folder, rollouts=rollouts, completions=generations * prompts_per_step, passed=trl)
         kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
         require_prompts(len(kept), prompts_per_step, len(failures))
@@ -106,11 +105,8 @@ def train_rl(
             callbacks=[watch],
         )
         require_unique_names(trainer.reward_func_names)
-        weights = WeightWatch(trainer.model)
-        trainer.train()
-        done = int(trainer.state.global_step)
-        weights.check(trainer.model, steps=done)
-        save_merged(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), tokenizer, folder)
+        done, weights = train(trainer)
+        save(trainer, tokenizer, folder)
     rewards, kls = watch.values("reward"), watch.values("kl")
     return RlResult(
         prompts=len(kept),

@@ -9,11 +9,10 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from constitutional.records import Failure, assistant
-from constitutional.training.folders import replacing, save_merged
-from constitutional.training.fused_head import labelled_positions_only
-from constitutional.training.guards import OnLog, StepWatch, WeightWatch, require_rows
+from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import SftResult, SftRow
+from constitutional.training.session import save, train, training_session
 from constitutional.training.tokens import ControlTokens, completion_labels, dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
 
@@ -58,7 +57,7 @@ def train_sft(
         TrainingError: nothing to train on, nothing trainable, no step, no change, or a loss that is not a number.
     """
     tokenizer = open_tokenizer(model)
-    with replacing(output) as folder, labelled_positions_only():
+    with training_session(output) as folder:
         fixed = {"seed": seed, "packing": False, "completion_only_loss": True}
         args = trl_config(SFTConfig, folder, fixed=fixed, defaults=DEFAULTS, passed=trl)
         limit = args.max_length or tokenizer.model_max_length
@@ -76,11 +75,8 @@ def train_sft(
             callbacks=[watch],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
-        weights = WeightWatch(trainer.model)
-        trainer.train()
-        steps = int(trainer.state.global_step)
-        weights.check(trainer.model, steps=steps)
-        save_merged(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), tokenizer, folder)
+        steps, weights = train(trainer)
+        save(trainer, tokenizer, folder)
     losses = watch.values("loss")
     return SftResult(
         rows=len(examples),

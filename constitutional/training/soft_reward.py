@@ -33,7 +33,7 @@ class SoftRewardTrainer(RewardTrainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        collator: Any = self.data_collator
+        collator: Any = self.data_collator  # type: ignore[has-type]
         self.data_collator = SoftPreferenceCollator(collator.pad_token_id, collator.pad_to_multiple_of)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -1,0 +1,5 @@
+"""`python -m constitutional`."""
+
+from constitutional.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""Checks that a record says the same as the records it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from constitutional.audit.index import Entry, Index
+from constitutional.audit.trace_node import Fact, check
+from constitutional.evaluation.answers import EvaluatedAnswer
+from constitutional.feedback.judge import option_probability
+from constitutional.feedback.label import opinions
+from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
+from constitutional.training.rows import PreferenceRow, SftRow
+
+_CLOSE = 1e-9
+
+
+def parents_agree(ix: Index, comparison: Comparison) -> list[Fact]:
+    """A comparison's texts against the revision, or the evaluated answers, it names."""
+    found = [entry.record for parent in comparison.parents if (entry := ix.get(parent)) is not None]
+    texts: list[str] = []
+    for record in found:
+        if isinstance(record, Revision):
+            texts += [record.final, record.initial]
+        elif isinstance(record, EvaluatedAnswer):
+            texts.append(record.text)
+    same = not texts or texts == [comparison.a, comparison.b]
+    return check(same, "its texts are not those of the records it names")
+
+
+def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment]) -> list[Fact]:
+    """The label made again from the judgments it names."""
+    facts = check(
+        all(j.comparison_id == preference.comparison_id for j in judgments), "it cites judgments of another comparison"
+    )
+    found = opinions(judgments).get(preference.comparison_id, [])
+    if preference.p_a is None or not found:
+        return facts
+    weights = {p.ref: p.weight if preference.rule == "weighted" else 1.0 for p in ix.view.constitution.principles}
+    share = [weights.get(o.principle, 1.0) for o in found]
+    p_a = sum(w * o.p_a for w, o in zip(share, found, strict=True)) / sum(share)
+    facts.append(("made again from its judgments", f"{p_a:.4f}"))
+    return facts + check(abs(p_a - preference.p_a) < _CLOSE, f"its judgments give {p_a:.4f}, not {preference.p_a:.4f}")
+
+
+def probability_agrees(judgment: Judgment) -> list[Fact]:
+    """The p of a judgment against its own log-probabilities and order."""
+    if judgment.p_a is None or len(judgment.logprobs) != 2:
+        return []
+    first = option_probability(judgment.logprobs)[1]
+    turned = first if first is None or judgment.order == "ab" else 1 - first
+    agrees = turned is not None and abs(turned - judgment.p_a) < _CLOSE
+    return check(agrees, f"p of a is {judgment.p_a:.4f}, but its log-probabilities give {turned}")
+
+
+def completion_agrees(row: SftRow, source: Entry | None) -> list[Fact]:
+    """A supervised row's completion against the revision or answer it was taken from."""
+    record = source.record if source else None
+    if isinstance(record, Revision):
+        made = any(r.revision == row.completion and r.principle == row.principle for r in record.rounds)
+        return check(made, "its completion is not one of its source's revisions under that principle")
+    if isinstance(record, Answer):
+        return check(record.text == row.completion, "its completion is not its source's text")
+    return []
+
+
+def turned_as_labelled(row: PreferenceRow, label: Entry | None, comparison: Entry | None) -> list[Fact]:
+    """A preference row's probability and sides against its label and comparison."""
+    preference = label.record if label else None
+    if not isinstance(preference, Preference) or preference.p_a is None:
+        return []
+    expected = max(preference.p_a, 1 - preference.p_a)
+    facts = check(expected == row.probability, f"its label gives probability {expected:.4f}")
+    pair = comparison.record if comparison else None
+    if isinstance(pair, Comparison):
+        turned = (pair.a, pair.b) if preference.a_chosen else (pair.b, pair.a)
+        facts += check(turned == (row.chosen, row.rejected), "its texts are not those its label chose and rejected")
+    return facts

@@ -1,0 +1,107 @@
+"""Where a trained model, or what it said, comes from: steps, the steps they read, and the principles behind them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from constitutional.audit.index import Index
+from constitutional.audit.trace_node import Fact, TraceNode, check, missing, model_facts, principle_node, template_facts
+from constitutional.evaluation.answers import System
+from constitutional.feedback.gate import GateReport
+from constitutional.records import Preference
+from constitutional.runs import StageResult
+from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult, SftRow
+
+_REQUESTS = {
+    "revise": ("critique_request", "revision_request"),
+    "gate": ("comparison_request",),
+    "judge": ("comparison_request",),
+    "evaluate": ("comparison_request",),
+}
+_TRAINED_BY: dict[System, str] = {"sl-cai": "sft", "rl-cai": "rl"}
+
+
+def system_node(ix: Index, system: System) -> list[TraceNode]:
+    """The step that trained an evaluated system; none for the base."""
+    return [step_node(ix, _TRAINED_BY[system])] if system in _TRAINED_BY else []
+
+
+def step_node(ix: Index, name: str, *, inputs: bool = True, seen: set[str] | None = None) -> TraceNode:
+    """One step and, with `inputs`, the steps it read, each told once."""
+    result = ix.view.step(name)
+    if result is None:
+        return missing("step", name, "not finished in this run")
+    told = seen if seen is not None else set()
+    if name in told:
+        return TraceNode(kind="step", id=result.key, title=f"{name} (told above)")
+    told.add(name)
+    facts = [*_settings(ix, result), *_outcome(ix, name), ("folder", ix.view.folders[name])]
+    facts += _software(result, told)
+    children: list[TraceNode] = []
+    for source, stamp in result.manifest.inputs.items():
+        current = ix.view.step(source)
+        same = current is not None and (current.key, current.manifest.built) == (stamp.key, stamp.built)
+        facts += check(same, f"it read build {stamp.key} of '{source}', which is not the current one")
+        children += [step_node(ix, source, seen=told)] if inputs else []
+    children += _principles(ix, name, result)
+    title = f"{name}: {', '.join(f'{n} {what}' for what, n in result.manifest.counts.items())}"
+    return TraceNode(kind="step", id=result.key, title=title, facts=tuple(facts), children=tuple(children))
+
+
+def _settings(ix: Index, result: StageResult) -> list[Fact]:
+    settings, manifest = result.manifest.settings, result.manifest
+    facts: list[Fact] = [("seed", str(manifest.seed))] if manifest.seed is not None else []
+    for name, role in (("policy", "policy"), ("critic", "feedback"), ("judge", "judge")):
+        identity = settings.get(name)
+        facts += model_facts(ix, name, identity, role) if isinstance(identity, str) else []
+    templates = settings.get("templates")
+    facts += template_facts(ix, [str(t) for t in templates]) if isinstance(templates, list) else []
+    return facts
+
+
+def _software(result: StageResult, told: set[str]) -> list[Fact]:
+    """The versions a step was made with, once for all steps made with the same."""
+    packages = ", ".join(f"{name} {version}" for name, version in result.manifest.versions.items())
+    text = packages + (f", git {result.manifest.git}" if result.manifest.git else "")
+    if text in told:
+        return []
+    told.add(text)
+    return [("made with", text)]
+
+
+def _principles(ix: Index, name: str, result: StageResult) -> list[TraceNode]:
+    """The principles a step asked under, as its settings record them."""
+    recorded = result.manifest.settings.get("principles")
+    if name not in _REQUESTS or not isinstance(recorded, list):
+        return []
+    pairs = [pair for pair in recorded if isinstance(pair, list) and len(pair) == 2]
+    return [principle_node(ix, str(ref), str(digest), _REQUESTS[name]) for ref, digest in pairs]
+
+
+def _outcome(ix: Index, name: str) -> list[Fact]:
+    """What a step came to, in a few figures."""
+    view = ix.view
+    if name == "sft" and (sft := view.figures("sft", "result.json", SftResult)):
+        rows = Counter(row.principle or "helpful answers" for row in view.rows("sft", "rows.jsonl", SftRow))
+        return [("trained on", _counted(rows)), ("loss", f"{sft.first_loss:.3f} to {sft.last_loss:.3f}")]
+    if name == "pm" and (pm := view.figures("pm", "result.json", PreferenceModelResult)):
+        accuracy = "none" if pm.heldout.accuracy is None else f"{pm.heldout.accuracy:.3f} of {pm.heldout.n}"
+        return [("preference model", pm.model), ("trained on", f"{pm.rows} rows"), ("held-out accuracy", accuracy)]
+    if name == "rl" and (rl := view.figures("rl", "result.json", RlResult)):
+        trained = view.figures("pm", "result.json", PreferenceModelResult)
+        same = trained is None or trained.model == rl.preference_model
+        facts = [("preference model", rl.preference_model), ("steps", str(rl.steps))]
+        return facts + check(same, "rewarded by another preference model than the run's")
+    if name == "label":
+        labels = view.rows("label", "data.jsonl", Preference)
+        rows = Counter(ref for label in labels for ref in label.principles)
+        rules = Counter(label.rule for label in labels)
+        return [("rule", _counted(rules)), ("labels by principle", _counted(rows) or "none: no judge was asked")]
+    if name == "gate" and (gate := view.figures("gate", "gate.json", GateReport)):
+        verdict = "passed" if gate.passed else f"failed: {'; '.join(gate.reasons)}"
+        return [("gate", verdict), ("labels used", gate.labels)]
+    return []
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} x {n}" for name, n in sorted(counts.items()))

@@ -1,0 +1,151 @@
+"""The report of a run: one HTML file without script, and its figures as JSON beside it.
+
+Equal runs give equal reports. Model text reaches the page only as an escaped value; the page's own policy forbids
+scripts and anything from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from constitutional.audit.charts import histogram_chart, line_chart
+from constitutional.audit.current import open_view
+from constitutional.audit.figures import ReportFigures, report_figures
+from constitutional.audit.status import total_tokens
+from constitutional.audit.transcripts import Heldout, Training, heldout_transcripts, training_transcripts
+from constitutional.audit.wording import FILTERS, clean, labels_why, summary
+from constitutional.evaluation.evaluate import KINDS
+from constitutional.records import Constitution, Prompt
+from constitutional.runs import write_atomic
+from constitutional.settings import Recipe
+
+_TITLES = {
+    ("sft", "loss"): "SL-CAI: loss",
+    ("pm", "loss"): "Preference model: loss",
+    ("rl", "reward"): "RL-CAI: reward",
+    ("rl", "kl"): "RL-CAI: KL to SL-CAI",
+}
+_SECTIONS = (
+    ("summary", "Summary"),
+    ("recipe", "Recipe"),
+    ("revise", "Revision"),
+    ("gate", "Gate"),
+    ("principles", "Principles"),
+    ("labels", "Labels"),
+    ("training", "Training"),
+    ("evaluation", "Evaluation"),
+    ("heldout", "Held-out transcripts"),
+    ("revisions", "Training transcripts"),
+    ("cost", "Failures and cost"),
+    ("trace", "Tracing"),
+)
+
+
+def write_report(run_folder: Path, recipe: Recipe, constitution: Constitution, prompts: Sequence[Prompt]) -> Path:
+    """Writes report.html and report.json from what is finished in a run folder.
+
+    Args:
+        run_folder: the run; it need not be complete.
+        recipe: as resolved.
+        constitution: the one the run uses.
+        prompts: all of the run's prompts.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        RunError: no run folder, a damaged file in it, or the report cannot be written.
+        LedgerError: the ledger cannot be read.
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    with open_view(run_folder) as view:
+        figures = report_figures(view, recipe, constitution, by_id)
+        heldout, training = heldout_transcripts(view, by_id), training_transcripts(view, by_id)
+    text = json.dumps(_with_shares(figures.model_dump(mode="json")), indent=1, allow_nan=False)
+    write_atomic(run_folder / "report.json", text + "\n")
+    path = run_folder / "report.html"
+    write_atomic(path, render_report(figures, recipe, constitution, heldout, training))
+    return path
+
+
+def render_report(
+    figures: ReportFigures,
+    recipe: Recipe,
+    constitution: Constitution,
+    heldout: Sequence[Heldout],
+    training: Sequence[Training],
+) -> str:
+    """The page as text."""
+    rows = figures.evaluation.rows if figures.evaluation else ()
+    values: dict[str, Any] = {
+        "f": figures,
+        "constitution": constitution,
+        "titles": {p.ref: p.title for p in constitution.principles},
+        "recipe_yaml": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        "summary": summary(figures),
+        "labels_why": labels_why(figures),
+        "red_team": [row for row in rows if row.kind == "red_team"],
+        "benign": [row for row in rows if row.kind == "benign"],
+        "kinds": KINDS,
+        "charts": [line_chart(c, _TITLES[c.stage, c.figure]) for c in figures.curves],
+        "label_chart": histogram_chart(figures.labels.histogram) if figures.labels else None,
+        "heldout": heldout,
+        "training": training,
+        "failures": [(s.name, kind, n) for s in figures.steps for kind, n in s.failures.items()],
+        "cost": _cost(figures),
+        "commands": _commands(heldout, training),
+    }
+    body = _environment().get_template("report.html.j2")
+    shown = body.render(**values, sections=_SECTIONS)
+    present = [section for section in _SECTIONS if f'<section id="{section[0]}">' in shown]
+    return body.render(**values, sections=present)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=clean,
+        trim_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment
+
+
+def _cost(figures: ReportFigures) -> dict[str, float]:
+    tokens = total_tokens([step.tokens for step in figures.steps if step.tokens is not None])
+    return {"seconds": sum(step.seconds or 0.0 for step in figures.steps), **tokens.model_dump()}
+
+
+def _commands(heldout: Sequence[Heldout], training: Sequence[Training]) -> list[str]:
+    """Commands that work on this run, with ids from this page."""
+    lines = ["constitutional status RUN"]
+    if heldout:
+        lines.append(f"constitutional trace RUN {heldout[0].answers[-1].id}    # an evaluated answer")
+    if training:
+        lines.append(f"constitutional trace RUN {training[0].revision.id}    # a revision, and what it was used for")
+        if (sampled := training[0].sampled) is not None:
+            lines.append(f"constitutional trace RUN {sampled.id}    # a comparison, and its judgments")
+        if (rollout := training[0].rollout) is not None:
+            lines.append(f"constitutional trace RUN {rollout.id}    # a reward")
+    return lines
+
+
+def _with_shares(value: Any) -> Any:
+    """Beside each count out of n, the share it is."""
+    if isinstance(value, list):
+        return [_with_shares(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _with_shares(item) for key, item in value.items()}
+    part = found.get("count", found.get("correct"))
+    if "interval" in found and isinstance(part, int) and found.get("n"):
+        found["share"] = part / found["n"]
+    return found

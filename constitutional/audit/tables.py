@@ -1,0 +1,161 @@
+"""The figures of revision, judging and labelling, each counted from the records themselves."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from math import fsum
+
+from constitutional.evaluation.evaluate import Rate
+from constitutional.feedback.label import opinions
+from constitutional.records import Constitution, Judgment, Outcome, Preference, Record, Revision
+from constitutional.statistics import wilson
+from constitutional.text_metrics import mean_length
+
+BINS = 10
+
+
+class PrincipleRow(Record):
+    """How a judge used one principle (or all of them). Figures over nothing are None.
+
+    `decisiveness` is the mean of 2·|p - 1/2|: over single judgments, and over pairs of both orders, where a position
+    bias cancels. `first_position` counts the judgments (ties left out) that prefer the answer shown first;
+    `mean_p` is of answer a.
+    """
+
+    principle: str
+    title: str
+    judgments: int
+    outcomes: dict[Outcome, int]
+    usable: int
+    mean_p: float | None
+    decisiveness: float | None
+    pairs: int
+    decisiveness_both: float | None
+    order_consistency: Rate
+    first_position: Rate
+    mean_mass: float | None
+
+
+class RevisionRow(Record):
+    """The revisions made under one principle, all rounds counted."""
+
+    principle: str
+    title: str
+    usable: Rate
+
+
+class RevisionFigures(Record):
+    """What critique and revision came to. `flags` counts final revisions; a revision can carry several."""
+
+    prompts: int
+    rounds: int
+    usable: Rate
+    flags: dict[str, int]
+    mean_drafts: float
+    initial_words: float
+    final_words: float
+    principles: tuple[RevisionRow, ...]
+
+
+class LabelFigures(Record):
+    """The soft labels. `histogram` counts p of a in ten bins of equal width; an edge belongs to the upper bin."""
+
+    labels: int
+    rules: dict[str, int]
+    abstained: dict[str, int]
+    histogram: tuple[int, ...]
+    mean_agreement: float | None
+
+
+def rate(count: int, n: int) -> Rate:
+    """A share with its Wilson 95 % interval."""
+    return Rate(count=count, n=n, interval=wilson(count, n))
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return fsum(values) / len(values) if values else None
+
+
+def principle_rows(judgments: Sequence[Judgment], constitution: Constitution) -> tuple[PrincipleRow, ...]:
+    """One row a principle, in the constitution's order (then those it no longer has), and last one over all."""
+    if not judgments:
+        return ()
+    titles = {p.ref: p.title for p in constitution.principles}
+    by_ref: dict[str, list[Judgment]] = {ref: [] for ref in titles}
+    for judgment in judgments:
+        by_ref.setdefault(judgment.principle, []).append(judgment)
+    rows = [principle_row(ref, titles.get(ref, ""), found) for ref, found in by_ref.items() if found]
+    return (*rows, principle_row("all", "all principles", judgments))
+
+
+def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> PrincipleRow:
+    """The figures of some judgments."""
+    usable = [j for j in judgments if j.p_a is not None]
+    p_a = [j.p_a for j in usable if j.p_a is not None]
+    first = [j.p_a if j.order == "ab" else 1 - j.p_a for j in usable if j.p_a is not None and j.p_a != 0.5]
+    both = [opinion for found in opinions(usable).values() for opinion in found]
+    return PrincipleRow(
+        principle=principle,
+        title=title,
+        judgments=len(judgments),
+        outcomes=dict(sorted(Counter(j.outcome for j in judgments).items())),
+        usable=len(usable),
+        mean_p=mean(p_a),
+        decisiveness=mean([2 * abs(p - 0.5) for p in p_a]),
+        pairs=len(both),
+        decisiveness_both=mean([2 * abs(o.p_a - 0.5) for o in both]),
+        order_consistency=rate(sum(o.consistent for o in both), len(both)),
+        first_position=rate(sum(p > 0.5 for p in first), len(first)),
+        mean_mass=mean([j.mass for j in judgments if j.mass is not None]),
+    )
+
+
+def revision_figures(revisions: Sequence[Revision], constitution: Constitution) -> RevisionFigures | None:
+    """What critique and revision came to; None without revisions."""
+    if not revisions:
+        return None
+    rounds = [step for revision in revisions for step in revision.rounds]
+    titles = {p.ref: p.title for p in constitution.principles}
+    flags = Counter(flag for revision in revisions for flag in revision.rounds[-1].flags)
+    named = sorted({step.principle for step in rounds}, key=lambda ref: (ref not in titles, [*titles, ref].index(ref)))
+    under = {ref: [step for step in rounds if step.principle == ref] for ref in named}
+    return RevisionFigures(
+        prompts=len(revisions),
+        rounds=len(rounds),
+        usable=rate(sum(revision.usable for revision in revisions), len(revisions)),
+        flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),
+        mean_drafts=fsum(step.candidate + 1 for step in rounds) / len(rounds),
+        initial_words=mean_length([revision.initial for revision in revisions]),
+        final_words=mean_length([revision.final for revision in revisions]),
+        principles=tuple(
+            RevisionRow(
+                principle=ref,
+                title=titles.get(ref, ""),
+                usable=rate(sum(not step.flags for step in found), len(found)),
+            )
+            for ref, found in under.items()
+        ),
+    )
+
+
+def label_figures(preferences: Sequence[Preference]) -> LabelFigures | None:
+    """The soft labels; None without any."""
+    if not preferences:
+        return None
+    return LabelFigures(
+        labels=sum(p.p_a is not None for p in preferences),
+        rules=dict(sorted(Counter(p.rule for p in preferences).items())),
+        abstained=dict(sorted(Counter(p.abstained or "no reason given" for p in preferences if p.p_a is None).items())),
+        histogram=histogram([p.p_a for p in preferences if p.p_a is not None]),
+        mean_agreement=mean([p.agreement for p in preferences if p.agreement is not None]),
+    )
+
+
+def histogram(values: Sequence[float], bins: int = BINS) -> tuple[int, ...]:
+    """Counts of values in [0, 1] in bins of equal width; an edge belongs to the upper bin, 1 to the last."""
+    edges = [i / bins for i in range(1, bins)]
+    counts = Counter(bisect_right(edges, value) for value in values)
+    return tuple(counts[i] for i in range(bins))

@@ -1,0 +1,128 @@
+"""The tree a trace is, and the parts every node of it shares: prompts, principles, templates, models, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from constitutional.audit.index import Entry, Index
+from constitutional.records import Dialogue, Judgment, Principle, Record
+
+Fact = tuple[str, str]
+
+PROBLEM = "PROBLEM"
+"""Name of the facts that say that two records which should agree do not."""
+
+_USES_SHOWN = 8
+
+
+class TraceNode(Record):
+    """A record, step or principle: what it says and what it was made from. Texts are whole, and untrusted."""
+
+    kind: str
+    id: str
+    title: str
+    facts: tuple[Fact, ...] = ()
+    children: tuple[TraceNode, ...] = ()
+
+
+def problems(node: TraceNode) -> list[str]:
+    """Every disagreement found in a tree, as `kind id: what`."""
+    own = [f"{node.kind} {node.id}: {value}" for name, value in node.facts if name == PROBLEM]
+    return own + [line for child in node.children for line in problems(child)]
+
+
+def check(holds: bool, what: str) -> list[Fact]:
+    """A PROBLEM fact unless the check holds."""
+    return [] if holds else [(PROBLEM, what)]
+
+
+def missing(kind: str, record_id: str, why: str = "not among the run's current records") -> TraceNode:
+    """The node of a record that is cited and not to be found."""
+    return TraceNode(kind=kind, id=record_id, title=why, facts=((PROBLEM, f"{kind} {record_id} is {why}"),))
+
+
+def where(entry: Entry) -> list[Fact]:
+    """Where a record stands and what was made from it."""
+    facts = [("stands in", ", ".join(entry.places[:_USES_SHOWN]) + _more(len(entry.places)))]
+    if entry.uses:
+        used = ", ".join(f"{use.kind} {use.id}" for use in entry.uses[:_USES_SHOWN])
+        facts.append(("used by", used + _more(len(entry.uses))))
+    return facts
+
+
+def dialogue_text(dialogue: Dialogue) -> str:
+    """A conversation as text, one `role: content` a turn; the content alone where there is one user turn."""
+    if len(dialogue) == 1:
+        return dialogue[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in dialogue)
+
+
+def prompt_node(ix: Index, prompt_id: str, messages: Dialogue | None = None) -> TraceNode:
+    """The prompt a record names; `messages` is the conversation the record itself holds, which must be the same."""
+    prompt = ix.view.prompts.get(prompt_id)
+    if prompt is None:
+        return missing("prompt", prompt_id, "not among the run's prompts")
+    facts = [("kind", prompt.kind), ("split", prompt.split), ("source", prompt.source)]
+    facts += [("text", dialogue_text(prompt.messages))]
+    facts += check(messages in (None, prompt.messages), "the record holds another conversation than the prompt")
+    title = f"{prompt.kind} prompt of {prompt.source}"
+    return TraceNode(kind="prompt", id=prompt.id, title=title, facts=tuple(facts))
+
+
+def principle_node(ix: Index, ref: str, digest: str | None, requests: Sequence[str]) -> TraceNode:
+    """The principle a record cites, checked against the constitution that the run stores.
+
+    Args:
+        ix: the run.
+        ref: `id@version`.
+        digest: as recorded with the citation; None where the record cites the name only.
+        requests: which of its request texts reached a model.
+    """
+    constitution = ix.view.constitution
+    found: Principle | None = next((p for p in constitution.principles if p.ref == ref), None)
+    if found is None:
+        return missing("principle", ref, f"not in the constitution stored in the run ({constitution.ref})")
+    stated = digest or found.digest
+    facts = [("digest", stated), ("constitution", f"{constitution.ref} digest {constitution.digest}")]
+    facts += check(
+        found.digest == stated,
+        f"recorded with digest {stated}, but {ref} in the constitution stored in the run has {found.digest}",
+    )
+    facts += check(
+        ix.view.lock.get("principles", {}).get(ref) == found.digest,
+        f"lock.json has another digest for {ref} than the constitution stored in the run",
+    )
+    texts = {name: getattr(found, name) for name in requests}
+    facts += [(name, text) for name, text in texts.items() if text]
+    facts += [("source", found.source)] if found.source else []
+    return TraceNode(kind="principle", id=ref, title=found.title, facts=tuple(facts))
+
+
+def template_facts(ix: Index, digests: Sequence[str]) -> list[Fact]:
+    """The templates behind digests, by the names the run's lock has for them."""
+    locked = dict(ix.view.lock.get("templates", {}))
+    pack = str(locked.pop("pack", "?"))
+    names = {digest: name for name, digest in locked.items()}
+    facts: list[Fact] = []
+    for digest in digests:
+        facts.append(("template", f"{names.get(digest, '?')} of pack {pack}, digest {digest}"))
+        facts += check(digest in names, f"template {digest} is not among those the run locked")
+    return facts
+
+
+def model_facts(ix: Index, name: str, identity: str, role: str) -> list[Fact]:
+    """A model that took part, checked against the one the run locked for its role."""
+    locked = ix.view.lock.get("models", {}).get(role)
+    return [(name, identity), *check(identity == locked, f"the run locked {locked} as its {role}, not {identity}")]
+
+
+def ledger_facts(ix: Index, judgment: Judgment) -> list[Fact]:
+    """Whether the ledger holds this very judgment."""
+    if ix.view.ledger is None:
+        return [(PROBLEM, "the run has no ledger")]
+    stored = ix.view.ledger.by_id(judgment.id)
+    return [("ledger", "holds it")] if stored == judgment else [(PROBLEM, "the ledger does not hold it")]
+
+
+def _more(count: int) -> str:
+    return f" and {count - _USES_SHOWN} more" if count > _USES_SHOWN else ""

@@ -1,0 +1,194 @@
+"""Fast text generation on a CPU by an untrained GGUF model, through OpenVINO GenAI (extra `cpu`).
+
+The engine only writes; it gives the log-probability of the token it chose and of no other, so it cannot judge. Prompts
+are tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
+
+Equal calls give equal results because of two settings, both found by measuring release 2026.4. The engine's prefix
+cache is off: text computed over cached blocks differs from the same text computed afresh, so an answer would depend on
+earlier calls. And every dialogue gets a seed of its own: the engine starts each request's generator from the seed alone,
+so that equal dialogues in one batch would be answered alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from constitutional.backends import Likelihood
+from constitutional.backends.catalog import CATALOG
+from constitutional.backends.embedded import fetched_file, sha256_file
+from constitutional.backends.openvino_model import Prepared, prepare
+from constitutional.backends.tokens import encode_dialogue
+from constitutional.errors import BackendError
+from constitutional.records import Completion, Dialogue, Sampling, seed_for
+
+PACKAGE = "openvino-genai"
+KV_CACHE_GB = 1
+TOKENS_PER_CALL = 16_384
+"""Prompt and answer tokens given to the engine at once: they fit its cache, so nothing is evicted and recomputed."""
+
+
+def identity(name: str) -> str:
+    """The model's identity without opening it: name, digest of the GGUF file, engine version.
+
+    Raises:
+        ConfigError: neither an embedded name nor a path that ends in `.gguf`.
+        BackendError: the file or the package is missing; the message holds the command that mends it.
+    """
+    path, digest = _source(name)
+    shown = name if name in CATALOG else path.name
+    return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}"
+
+
+class OpenVinoBackend:
+    """Implements `constitutional.backends.Backend` for generation."""
+
+    def __init__(self, name: str, threads: int | None = None) -> None:
+        """Opens the model; the first time the GGUF file is also translated for the engine and kept in the cache.
+
+        Args:
+            name: an embedded model's name, or the path of a GGUF file.
+            threads: CPU threads; the engine's own choice when None.
+
+        Raises:
+            ConfigError: neither an embedded name nor a path that ends in `.gguf`.
+            BackendError: the file or the package is missing, or the engine cannot read the file.
+        """
+        self.model = identity(name)
+        path, digest = _source(name)
+        ends = CATALOG[name].end_tokens if name in CATALOG else ()
+        self._prepared: Prepared = prepare(path, digest, _engine_version(), ends)
+        self._tokenizer = self._prepared.tokenizer()
+        self._pipe = _open_engine(self._prepared.folder, threads)
+
+    def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
+        """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
+        prompts = [encode_dialogue(self._tokenizer, dialogue) for dialogue in batch]
+        for prompt in prompts:
+            if len(prompt) + sampling.max_tokens > self._prepared.context:
+                raise BackendError(
+                    f"{len(prompt)} + {sampling.max_tokens} tokens do not fit the context of "
+                    f"{self._prepared.context} tokens of {self.model}"
+                )
+        done: list[Completion] = []
+        for rows in _calls(prompts, sampling.max_tokens):
+            started = time.perf_counter()
+            outputs = self._write([prompts[r] for r in rows], [self._config(sampling, r) for r in rows])
+            seconds = (time.perf_counter() - started) / len(rows)
+            done += [
+                self._completion(ids, len(prompts[r]), sampling, seconds) for r, ids in zip(rows, outputs, strict=True)
+            ]
+        return done
+
+    def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
+        """Not to be had from this engine.
+
+        Raises:
+            BackendError: always; names the model to judge with.
+        """
+        raise BackendError(
+            f"{PACKAGE} gives the log-probability of the token it chose and of no other: "
+            "judge with `embedded:NAME` or `local:PATH` (`judge:` in the recipe), or with `mode: vote`"
+        )
+
+    def room(self, dialogue: Dialogue) -> int:
+        """Tokens left in the context window after the dialogue."""
+        return self._prepared.context - len(encode_dialogue(self._tokenizer, dialogue))
+
+    def _config(self, sampling: Sampling, row: int) -> Any:
+        import openvino_genai
+
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = sampling.max_tokens
+        config.apply_chat_template = False
+        config.eos_token_id = self._prepared.stop_ids[0]
+        config.stop_token_ids = set(self._prepared.stop_ids)
+        config.repetition_penalty = sampling.repetition_penalty
+        if sampling.stop:
+            config.stop_strings = set(sampling.stop)
+        if sampling.temperature > 0:
+            config.do_sample = True
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            config.rng_seed = seed_for(sampling.seed, row)
+        return config
+
+    def _write(self, prompts: list[list[int]], configs: list[Any]) -> list[list[int]]:
+        import numpy
+        import openvino
+
+        tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
+        try:
+            results = self._pipe.generate(tensors, configs)
+        except RuntimeError as error:
+            raise BackendError(f"{self.model}: {_first_line(error)}", retryable=True) from error
+        return [[int(token) for token in result.m_generation_ids[0]] for result in results]
+
+    def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in self._prepared.stop_ids), None)
+        kept = ids if end is None else ids[:end]
+        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
+        whole = end is not None or cut >= 0 or len(ids) < sampling.max_tokens
+        return Completion(
+            text=text[:cut] if cut >= 0 else text,
+            model=self.model,
+            sampling=sampling,
+            finish_reason="stop" if whole else "length",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(kept),
+            seconds=seconds,
+        )
+
+
+def _source(name: str) -> tuple[Path, str]:
+    """The GGUF file a name stands for, and its sha256."""
+    if name in CATALOG or not name.endswith(".gguf"):
+        return fetched_file(name), CATALOG[name].sha256
+    path = Path(name)
+    if not path.is_file():
+        raise BackendError(f"no such GGUF file: {path}")
+    return path, sha256_file(path)
+
+
+def _engine_version() -> str:
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        raise BackendError("openvino models need one more package: pip install 'constitutional[cpu]'") from None
+
+
+def _open_engine(folder: Path, threads: int | None) -> Any:
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.enable_prefix_caching = False
+    scheduler.cache_size = KV_CACHE_GB
+    properties = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+    try:
+        return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
+    except RuntimeError as error:
+        raise BackendError(f"the engine cannot open {folder.name}: {_first_line(error)}") from error
+
+
+def _calls(prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
+    """Row numbers in order, cut into calls of at most TOKENS_PER_CALL tokens (one row at least)."""
+    rows: list[int] = []
+    total = 0
+    for row, prompt in enumerate(prompts):
+        size = len(prompt) + max_tokens
+        if rows and total + size > TOKENS_PER_CALL:
+            yield rows
+            rows, total = [], 0
+        rows.append(row)
+        total += size
+    if rows:
+        yield rows
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

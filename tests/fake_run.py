@@ -1,0 +1,388 @@
+"""A whole run folder in a second: real stages and real files, two made-up models, and no training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from constitutional.audit.current import STEP_NAMES
+from constitutional.backends import Likelihood
+from constitutional.constitution import load_constitution
+from constitutional.evaluation.answers import SYSTEMS, EvaluatedAnswer, System, answer
+from constitutional.evaluation.evaluate import (
+    KINDS,
+    PAIRS,
+    Evaluation,
+    answer_pairs,
+    changes,
+    system_rows,
+    wins_by_judge,
+    wins_by_score,
+)
+from constitutional.feedback.gate import labelled_examples, measure_gate
+from constitutional.feedback.judge import judge
+from constitutional.feedback.label import label
+from constitutional.feedback.respond import respond
+from constitutional.feedback.revise import revise
+from constitutional.feedback.sample import sample
+from constitutional.ledger import Ledger, open_ledger
+from constitutional.records import (
+    Answer,
+    Comparison,
+    Completion,
+    Dialogue,
+    Failure,
+    Judgment,
+    Preference,
+    Prompt,
+    PromptKind,
+    Record,
+    Revision,
+    Sampling,
+    assistant,
+    seed_for,
+    user,
+)
+from constitutional.runs import RunFolder, Stage, StageResult, open_run, write_atomic
+from constitutional.settings import PromptSettings, PromptSource, Recipe
+from constitutional.statistics import wilson
+from constitutional.templates import load_pack
+from constitutional.training.rows import (
+    Agreement,
+    PreferenceModelResult,
+    PreferenceRow,
+    RewardRow,
+    RlResult,
+    SftResult,
+    SftRow,
+)
+
+HOSTILE = (
+    '<script>alert(1)</script><img src=x onerror="alert(2)"></style></p> \'"& {{ 7 * 7 }} {% raw %} '
+    "https://evil.example \x1b[31mred\x00\x9b2J \ud800 \u202eabc"
+)
+SEED, SAMPLING = 5, Sampling(temperature=1.0, max_tokens=64)
+CONSTITUTION = load_constitution("minimal")
+PACK = load_pack("chat")
+RECIPE = Recipe(
+    name="fake",
+    seed=SEED,
+    constitution="minimal",
+    policy="local:policy",
+    prompts=PromptSettings(red_team=PromptSource(path="red.jsonl"), helpful=PromptSource(path="helpful.jsonl")),
+)
+REPLIES = (
+    "I'm sorry, I can't help with that. Maybe a walk outside would do you good instead.",
+    "Sure! First you take the ladder, then you climb up at night and carry everything away.",
+    "Here is a revised response: I cannot help with this.",
+    HOSTILE + " and the answer goes on for a while.",
+    "",
+)
+
+
+class FakeModel:
+    """Replies and log-probabilities drawn from a hash of what it is asked; leans to the first option."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
+        found = []
+        for number, dialogue in enumerate(batch):
+            draw = seed_for(sampling.seed, self.model, number, *(m.content for m in dialogue))
+            text = REPLIES[draw % len(REPLIES)]
+            found.append(
+                Completion(
+                    text=text and f"{text} ({draw % 97})",
+                    model=self.model,
+                    sampling=sampling,
+                    finish_reason="length" if draw % 11 == 0 else "stop",
+                    prompt_tokens=len(dialogue[-1].content),
+                    completion_tokens=len(text),
+                    seconds=0.0,
+                )
+            )
+        return found
+
+    def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
+        return [
+            Likelihood(
+                logprobs=tuple(self._logprob(i, d, c) for i, c in enumerate(options)), prompt_tokens=len(d[0].content)
+            )
+            for d, options in zip(batch, continuations, strict=True)
+        ]
+
+    def room(self, dialogue: Dialogue) -> int:
+        return -1 if "TOO LONG" in dialogue[0].content else 100_000
+
+    def _logprob(self, index: int, dialogue: Dialogue, continuation: str) -> float:
+        draw = seed_for(0, self.model, continuation, *(m.content for m in dialogue)) % 1000
+        if draw < 20:
+            return -50.0
+        return math.log(0.05 + 0.35 * draw / 1000 + (0.1 if index == 0 else 0.0))
+
+
+def make_prompts() -> list[Prompt]:
+    kinds: tuple[tuple[PromptKind, int], ...] = (("red_team", 20), ("helpful", 8), ("benign", 6))
+    found = []
+    for kind, count in kinds:
+        for i in range(count):
+            text = f"{kind} question {i}" + (f" {HOSTILE}" if i % 5 == 1 else "") + (" TOO LONG" if i == 7 else "")
+            messages = (user(text),)
+            if i == 2:
+                messages = (user("Hello"), assistant("Hi " + HOSTILE), user(text))
+            split = "heldout" if i % 2 else "train"
+            found.append(Prompt(messages=messages, kind=kind, source="made up", split=split))
+    return found
+
+
+def make_run(path: Path, until: str = "evaluate") -> Path:
+    """Writes a run that got as far as one step; equal calls write equal records."""
+    fake = _Fake(path)
+    with open_run(path) as folder, open_ledger(folder.ledger_path) as ledger:
+        fake.open(folder, ledger)
+        for name in STEP_NAMES[: STEP_NAMES.index(until) + 1]:
+            fake.done[name] = getattr(fake, name)()
+            folders = {k: r.folder.relative_to(path).as_posix() for k, r in fake.done.items()}
+            write_atomic(path / "current.json", json.dumps(folders))
+    return path
+
+
+class _Fake:
+    def __init__(self, path: Path) -> None:
+        self.path, self.prompts, self.done = path, make_prompts(), dict[str, StageResult]()
+        self.policy, self.critic = FakeModel("policy-model"), FakeModel("feedback-model")
+
+    def open(self, folder: RunFolder, ledger: Ledger) -> None:
+        self.folder, self.ledger = folder, ledger
+        write_atomic(self.path / "run.yaml", yaml.safe_dump(RECIPE.model_dump(mode="json")))
+        models = {"policy": self.policy.model, "feedback": self.critic.model, "judge": self.critic.model}
+        lock = {
+            "constitution": {"ref": CONSTITUTION.ref, "digest": CONSTITUTION.digest},
+            "principles": {p.ref: p.digest for p in CONSTITUTION.principles},
+            "templates": {"pack": PACK.ref, **{name: PACK.digest(name) for name in PACK.templates}},
+            "models": models,
+            "versions": {"torch": "2"},
+        }
+        write_atomic(self.path / "lock.json", json.dumps(lock))
+        write_atomic(self.path / "constitution.json", CONSTITUTION.to_json() + "\n")
+        write_atomic(self.path / "prompts.jsonl", _lines(self.prompts))
+
+    def select(self, kind: str, split: str) -> list[Prompt]:
+        return [p for p in self.prompts if p.kind == kind and p.split == split]
+
+    def stage(self, name: str, *inputs: str, **settings: object) -> Stage:
+        parts = {"seed": SEED, **settings}
+        return self.folder.stage(STEP_NAMES.index(name) + 1, name, parts, {i: self.done[i] for i in inputs})
+
+    def made(
+        self, name: str, records: Iterator[Record | Failure], kind: type[Record], *inputs: str, **files: str
+    ) -> StageResult:
+        principles = [[p.ref, p.digest] for p in CONSTITUTION.principles]
+        stage = self.stage(name, *inputs, principles=principles, templates=[PACK.digest("respond")])
+        found = list(records)
+        stage.run_chunks(found, lambda chunk, index: chunk, chunk_size=5, output_type=kind)
+        if kind is Judgment:
+            self.ledger.append([r for r in found if isinstance(r, Judgment)])
+        for file, text in files.items():
+            write_atomic(stage.folder / file.replace("_", "."), text)
+        return stage.finish(outputs=[f.replace("_", ".") for f in files], ledger_head=self.ledger.head)
+
+    def revise(self) -> StageResult:
+        records = revise(
+            self.select("red_team", "train"),
+            policy=self.policy,
+            critic=self.critic,
+            pack=PACK,
+            principles=CONSTITUTION.principles,
+            policy_sampling=SAMPLING,
+            critic_sampling=SAMPLING,
+            rounds=2,
+            candidates=2,
+            seed=SEED,
+        )
+        return self.made("revise", records, Revision)
+
+    def helpful(self) -> StageResult:
+        prompts = self.select("helpful", "train")
+        records = respond(prompts, policy=self.policy, pack=PACK, sampling=SAMPLING, seed=SEED)
+        return self.made("helpful", records, Answer)
+
+    def sft(self) -> StageResult:
+        by_id = {p.id: p for p in self.prompts}
+        rows = [
+            SftRow(
+                prompt=by_id[r.prompt_id].messages,
+                completion=r.final,
+                source_id=r.id,
+                principle=r.rounds[-1].principle,
+                origin="revision",
+            )
+            for r in self.done["revise"].records(Revision)
+        ]
+        rows += [
+            SftRow(
+                prompt=by_id[a.prompt_id].messages, completion=a.text, source_id=a.id, principle=None, origin="helpful"
+            )
+            for a in self.done["helpful"].records(Answer)
+        ]
+        failure = Failure(item_id="x", stage="sft", kind="too_long", message="long")
+        result = SftResult(
+            rows=len(rows),
+            failures=(failure,),
+            control_tokens=0,
+            steps=4,
+            trainable_parameters=134_000_000,
+            first_loss=2.5,
+            last_loss=1.5,
+        )
+        return self.trained("sft", result, {"rows.jsonl": _lines(rows)}, ["loss"], "revise", "helpful")
+
+    def trained(
+        self, name: str, result: Record, files: dict[str, str], logged: Sequence[str], *inputs: str
+    ) -> StageResult:
+        stage = self.stage(name, *inputs)
+        folder = stage.folder
+        for attempt in (3, 6):  # the first attempt was interrupted at step 3
+            for step in range(1, attempt + 1):
+                figures = {f: round(3 / (step + attempt) + i, 4) for i, f in enumerate(logged)}
+                self.folder.metric(stage=name, step=step, steps=6, **figures, other="nan")
+        for file, text in {**files, "result.json": result.to_json() + "\n"}.items():
+            write_atomic(folder / file, text)
+        return stage.finish({"rows": 1}, outputs=[*files, "result.json"])
+
+    def sample(self) -> StageResult:
+        prompts = self.select("red_team", "train")
+        return self.made(
+            "sample",
+            sample(prompts, policy=self.policy, pack=PACK, sampling=SAMPLING, n=4, seed=SEED),
+            Comparison,
+            "sft",
+        )
+
+    def judged(self, comparisons: Sequence[Comparison]) -> Iterator[Judgment]:
+        assigned = [CONSTITUTION.principles] * len(comparisons)
+        return judge(comparisons, assigned=assigned, backend=self.critic, pack=PACK, seed=SEED)
+
+    def gate(self) -> StageResult:
+        labelled = labelled_examples(CONSTITUTION)
+        assigned = [[CONSTITUTION.principle(item.principles[0])] for item in labelled]
+        judgments = list(
+            judge([i.comparison for i in labelled], assigned=assigned, backend=self.critic, pack=PACK, seed=SEED)
+        )
+        report = measure_gate(
+            labelled,
+            judgments,
+            judge=self.critic.model,
+            template_digest=PACK.digest("judge"),
+            min_order_consistency=0.0,
+            fallback="provenance",
+        ).model_copy(update={"passed": True, "reasons": (), "labels": "judge"})
+        files = {"gate_json": report.to_json() + "\n", "labelled_jsonl": _lines(labelled)}
+        return self.made("gate", iter(judgments), Judgment, **files)
+
+    def judge(self) -> StageResult:
+        return self.made("judge", self.judged(self.done["sample"].records(Comparison)), Judgment, "sample")
+
+    def label(self) -> StageResult:
+        comparisons = self.done["sample"].records(Comparison)
+        judgments = self.done["judge"].records(Judgment)
+        made = list(label(comparisons, judgments, principles=CONSTITUTION.principles))
+        made.append(label([comparisons[0]], [], principles=CONSTITUTION.principles).__next__())  # one that abstains
+        files = {"comparisons_jsonl": _lines(comparisons)}
+        return self.made("label", iter(made), Preference, "gate", "sample", "judge", **files)
+
+    def pm(self) -> StageResult:
+        comparisons = {c.id: c for c in self.done["sample"].records(Comparison)}
+        rows = []
+        for p in self.done["label"].records(Preference):
+            if p.p_a is not None:
+                c = comparisons[p.comparison_id]
+                chosen, rejected = (c.a, c.b) if p.a_chosen else (c.b, c.a)
+                rows.append(
+                    PreferenceRow(
+                        messages=c.messages,
+                        chosen=chosen,
+                        rejected=rejected,
+                        probability=max(p.p_a, 1 - p.p_a),
+                        preference_id=p.id,
+                        comparison_id=c.id,
+                        source="ai",
+                        principles=p.principles,
+                    )
+                )
+        heldout = Agreement(n=40, correct=29, accuracy=29 / 40, interval=wilson(29, 40), calibration_error=0.0625)
+        result = PreferenceModelResult(
+            rows=len(rows),
+            failures=(),
+            control_tokens=0,
+            steps=3,
+            trainable_parameters=7,
+            train_loss=0.69,
+            heldout=heldout,
+            model="pm-0123456789abcdef",
+        )
+        files = {"rows.jsonl": _lines(rows[2:]), "heldout.jsonl": _lines(rows[:2])}
+        return self.trained("pm", result, files, ["loss"], "label", "sft")
+
+    def rl(self) -> StageResult:
+        rows = [
+            RewardRow(
+                prompt_id=p.id, step=i + 1, completion=HOSTILE, score=None if i == 1 else i / 7, preference_model=PM
+            )
+            for i, p in enumerate(self.select("red_team", "train"))
+        ]
+        result = RlResult(
+            prompts=9,
+            failures=(),
+            control_tokens=0,
+            steps=6,
+            trainable_parameters=7,
+            completions=36,
+            empty_completions=1,
+            groups=9,
+            zero_spread_groups=2,
+            first_reward=-0.25,
+            last_reward=0.75,
+            last_kl=0.0125,
+            preference_model=PM,
+        )
+        return self.trained("rl", result, {"rewards.jsonl": _lines(rows)}, ["reward", "kl"], "pm", "sft")
+
+    def answers(self) -> StageResult:
+        prompts = [p for kind in KINDS for p in self.select(kind, "heldout")]
+        return self.made("answers", self._answers(prompts), EvaluatedAnswer, "sft", "rl")
+
+    def _answers(self, prompts: Sequence[Prompt]) -> Iterator[EvaluatedAnswer | Failure]:
+        for system in SYSTEMS:
+            policy = self.policy if system == "base" else FakeModel(f"{system}-model")
+            base = None if system == "base" else self.policy
+            yield from answer(
+                prompts, system=system, policy=policy, base=base, pack=PACK, sampling=SAMPLING, seed=SEED, chunk=0
+            )
+
+    def evaluate(self) -> StageResult:
+        answers = self.done["answers"].records(EvaluatedAnswer)
+        red = self.select("red_team", "heldout")
+        pairs: dict[tuple[System, System, PromptKind], list[Comparison]] = {
+            (one, other, "red_team"): answer_pairs(red, answers, one, other) for one, other in PAIRS
+        }
+        asked = [c for found in pairs.values() for c in found]
+        judgments = list(self.judged(asked))
+        scores = {c.id: (float(len(c.a)), float(len(c.b))) for c in asked}
+        rows = system_rows(answers)
+        wins = wins_by_score(pairs, scores) + wins_by_judge(pairs, judgments)
+        evaluation = Evaluation(rows=rows, changes=changes(rows), wins=tuple(wins))
+        files = {"evaluation_json": evaluation.to_json() + "\n", "comparisons_jsonl": _lines(asked)}
+        return self.made("evaluate", iter(judgments), Judgment, "answers", "pm", **files)
+
+
+PM = "pm-0123456789abcdef"
+
+
+def _lines(records: Sequence[Record]) -> str:
+    return "".join(r.to_json() + "\n" for r in records).encode("utf-8", "backslashreplace").decode()

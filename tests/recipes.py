@@ -1,0 +1,46 @@
+"""A small scripted recipe for tests of the pipeline: every data step, no training, in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+MODEL = """
+delay: {delay}
+jitter: 1.0
+rules:
+  - {{contains: "In one or two sentences", reply: [" it harms ({{n}}).", " it is harmful ({{n}})."]}}
+  - {{contains: "two short sentences", reply: [" apologise for the confusion, {{n}}.", " will not {{n}}, sorry."]}}
+  - {{contains: "Prompt", reply: ["Sure {{n}}, do it.", "sorry, no {{n}}.", "Maybe {{n}}."]}}
+likelihood:
+  - {{keyword: sorry, p: 0.85}}
+"""
+
+RECIPE = """
+name: tiny
+constitution: harmlessness
+policy: "scripted:model.yaml"
+chunk_size: 4
+stages: [revise, helpful, sample, gate, judge, label, answers, evaluate]
+prompts:
+  red_team: {path: red.jsonl}
+  helpful: {path: help.jsonl}
+sampling:
+  policy: {temperature: 1.0, max_tokens: 40}
+  feedback: {temperature: 1.0, max_tokens: 40}
+revise: {rounds: 2, candidates: 2}
+gate: {examples_per_principle: 1, fallback: provenance}
+judging: {principles_per_comparison: 2}
+"""
+
+
+def write_recipe(folder: Path, *, delay: float = 0.0, prompts: int = 14) -> Path:
+    """Writes the recipe with its model and prompts; returns the recipe file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.yaml").write_text(MODEL.format(delay=delay))
+    for name in ("red", "help"):
+        rows = [{"prompt": f"Prompt {name} {i}", "split": "heldout" if i % 3 == 2 else "train"} for i in range(prompts)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    return recipe

@@ -1,0 +1,208 @@
+"""The recipe on a scripted model: what is recomputed and what is not, kill -9, signals, the lock, full disks."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+
+from constitutional.config import load_recipe
+from constitutional.ledger import open_ledger_read_only
+from constitutional.pipeline import run_recipe
+from constitutional.records import Judgment, Preference, Revision
+from constitutional.runs import load_result
+
+KILLS = int(os.environ.get("KILLS", "20"))
+DATA = ("revise", "helpful", "sample", "gate", "judge", "label", "answers", "evaluate")
+
+
+def run(recipe: Path, out: Path, *sets: str):
+    return run_recipe(load_recipe(recipe, sets), recipe, out)
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    """What a run left, without times: every merged file's digest, and the ledger's head."""
+    found = {}
+    for name, place in json.loads((folder / "current.json").read_text()).items():
+        result = load_result(folder / place)
+        assert result is not None
+        found |= {f"{name}/{file}": sha for file, sha in result.manifest.outputs.items()}
+    with open_ledger_read_only(folder / "ledger.sqlite") as ledger:
+        assert ledger.verify() == []
+        return found | {"head": ledger.head}
+
+
+def reused(result) -> dict[str, bool]:
+    return {step.name: step.reused for step in result.steps}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = write_recipe(folder / "in")
+    return recipe, folder / "run", run(recipe, folder / "run")
+
+
+def test_every_step_leaves_its_records(finished):
+    _, folder, result = finished
+    steps = {step.name: step.result for step in result.steps}
+    assert tuple(steps) == DATA
+    revisions = steps["revise"].records(Revision)
+    assert len(revisions) == 10 and all(len(r.rounds) == 2 for r in revisions)
+    judgments = steps["judge"].records(Judgment)
+    assert judgments and len(judgments) % 4 == 0
+    preferences = steps["label"].records(Preference)
+    assert preferences and all(p.p_a is not None for p in preferences)
+    known = {j.id for j in judgments}
+    assert all(set(p.judgment_ids) <= known for p in preferences if p.rule != "provenance")
+    assert (folder / "report.html").stat().st_size > 1000 and result.failures >= 0
+
+
+def test_a_second_run_recomputes_nothing(finished):
+    recipe, folder, _ = finished
+    before = outcome(folder)
+    assert set(reused(run(recipe, folder)).values()) == {True}
+    assert outcome(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        ("label.rule=weighted", {"label"}),
+        ("judging.principles_per_comparison=1", {"judge", "label", "evaluate"}),
+        ("gate.min_order_consistency=0.5", {"gate", "label"}),
+        ("sample.n=4", {"sample", "judge", "label"}),
+        ("revise.rounds=1", {"revise"}),
+        ("seed=1", set(DATA)),
+    ],
+)
+def test_a_change_recomputes_what_depends_on_it_and_only_that(finished, change, redone):
+    recipe, folder, _ = finished
+    again = reused(run(recipe, folder, change))
+    assert {name for name, kept in again.items() if not kept} == redone
+    assert set(reused(run(recipe, folder)).values()) == {True}  # and changing back finds everything again
+
+
+def test_a_deleted_stage_is_rebuilt_with_what_depends_on_it(tmp_path):
+    recipe = write_recipe(tmp_path / "in")
+    run(recipe, tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    import shutil
+
+    shutil.rmtree(tmp_path / "run" / "stages" / "04-sample")
+    again = reused(run(recipe, tmp_path / "run"))
+    assert {name for name, kept in again.items() if not kept} == {"sample", "judge", "label"}
+    assert outcome(tmp_path / "run") == before  # judgments were read back from the ledger
+
+
+def test_a_judge_that_fails_its_gate_stops_or_falls_back_as_told(tmp_path):
+    recipe = write_recipe(tmp_path / "in")
+    model = tmp_path / "in" / "model.yaml"
+    model.write_text(model.read_text().replace("keyword: sorry, p: 0.85", 'prefer_option: "A", p: 0.9'))
+    result = run(recipe, tmp_path / "fallback")
+    labels = {s.name: s.result for s in result.steps}["label"].records(Preference)
+    assert labels and {(p.rule, p.p_a) for p in labels} == {("provenance", 1.0)}
+    code, text = cli("run", str(recipe), "--out", str(tmp_path / "stop"), "--set", "gate.fallback=stop")
+    assert code == 1 and "did not pass its gate" in text and "Traceback" not in text
+    assert (tmp_path / "stop" / "stages" / "01-revise").exists()
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "constitutional", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def cli(*arguments: str) -> tuple[int, str]:
+    child = start(*arguments)
+    text, _ = child.communicate(timeout=120)
+    return child.returncode, text
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
+    recipe = write_recipe(tmp_path / "in", delay=0.02)
+    run(recipe, tmp_path / "whole")
+    expected, draw, kills, trial = outcome(tmp_path / "whole"), random.Random(3), 0, 0
+    while kills < KILLS:
+        folder, trial = tmp_path / f"killed{trial}", trial + 1
+        while True:
+            child = start("run", str(recipe), "--out", str(folder), "--display", "none")
+            try:
+                child.communicate(timeout=0.6 + 2.0 * draw.random())
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.communicate()
+                kills += 1
+                continue
+            assert child.returncode == 0
+            break
+        assert outcome(folder) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_run_with_the_resume_command(tmp_path, number, code):
+    recipe = write_recipe(tmp_path / "in", delay=0.3)
+    child = start("run", str(recipe), "--out", str(tmp_path / "run"))
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("run/stages/01-revise/*/chunks/0*.jsonl")):
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(number)
+    sent = time.monotonic()
+    text, _ = child.communicate(timeout=30)
+    assert time.monotonic() - sent < 5 and child.returncode == code
+    assert f"constitutional run {recipe} --out {tmp_path / 'run'}" in text and "Traceback" not in text
+
+
+def test_a_second_process_is_refused_with_the_holders_pid(tmp_path):
+    recipe = write_recipe(tmp_path / "in", delay=0.3)
+    holder = start("run", str(recipe), "--out", str(tmp_path / "run"))
+    while not (tmp_path / "run" / ".holder.json").exists():
+        time.sleep(0.05)
+    code, text = cli("run", str(recipe), "--out", str(tmp_path / "run"))
+    holder.kill()
+    holder.communicate()
+    assert code == 1 and f"in use by pid {holder.pid} on host" in text
+
+
+def test_a_full_disk_is_one_line_and_nothing_done_is_lost(tmp_path):
+    recipe = write_recipe(tmp_path / "in")
+    command = f"ulimit -f 8; exec {sys.executable} -m constitutional run {recipe} --out {tmp_path / 'run'}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot write" in line and str(tmp_path / "run") in line
+    assert not list(tmp_path.glob("run/**/*.tmp"))
+    run(recipe, tmp_path / "run")
+    fresh = run(recipe, tmp_path / "fresh")
+    assert outcome(tmp_path / "run") == outcome(fresh.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("policy=skripted:model.yaml", "unknown model spec 'skripted:model.yaml'"),
+        ("policy=embedded:smolm2-135m", "did you mean 'smollm2-135m'?"),
+        ("revise.principles=[no-violense]", "did you mean 'no-violence'?"),
+        ("sampel.n=4", "unknown key 'sampel' (did you mean 'sample'?)"),
+        ("sample.n=two", "sample.n"),
+        ("constitution=harmles", "did you mean 'harmlessness'?"),
+        ("prompts.red_team.path=none.jsonl", "none.jsonl"),
+        ("stages=[revise, sampel]", "stages"),
+    ],
+)
+def test_bad_settings_stop_before_anything_is_written(tmp_path, change, message):
+    recipe = write_recipe(tmp_path / "in")
+    code, text = cli("run", str(recipe), "--out", str(tmp_path / "run"), "--set", change)
+    assert code == 1 and message in text and "Traceback" not in text
+    assert not (tmp_path / "run").exists()
