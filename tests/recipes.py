@@ -16,9 +16,19 @@ likelihood:
   - {{keyword: sorry, p: 0.85}}
 """
 
+PRINCIPLE = """
+  - id: {id}
+    version: 1.0.0
+    title: {id}
+    critique_request: In one or two sentences, say what is not {id} in the last answer.
+    revision_request: Write a {id} answer.
+    comparison_request: Which response is more {id}?
+    examples:
+"""
+
 RECIPE = """
 name: tiny
-constitution: harmlessness
+constitution: constitution.yaml
 policy: "scripted:model.yaml"
 chunk_size: 4
 stages: [revise, helpful, sample, gate, judge, label, answers, evaluate]
@@ -29,7 +39,7 @@ sampling:
   policy: {temperature: 1.0, max_tokens: 40}
   feedback: {temperature: 1.0, max_tokens: 40}
 revise: {rounds: 2, candidates: 2}
-gate: {examples_per_principle: 1, fallback: provenance}
+gate: {fallback: provenance}
 judging: {principles_per_comparison: 2}
 """
 
@@ -38,6 +48,12 @@ def write_recipe(folder: Path, *, delay: float = 0.0, prompts: int = 14) -> Path
     """Writes the recipe with its model and prompts; returns the recipe file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").write_text(MODEL.format(delay=delay))
+    constitution = "id: tiny\nversion: 1.0.0\ntitle: Tiny\nprinciples:"
+    for name in ("kind", "honest", "safe"):
+        constitution += PRINCIPLE.format(id=name)
+        for i in range(4):
+            constitution += f"      - {{prompt: {name} {i}, better: sorry no {i}, worse: sure yes {i}}}\n"
+    (folder / "constitution.yaml").write_text(constitution)
     for name in ("red", "help"):
         rows = [{"prompt": f"Prompt {name} {i}", "split": "heldout" if i % 3 == 2 else "train"} for i in range(prompts)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

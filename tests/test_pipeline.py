@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_nothing_done_is_lost(tmp_path):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "cannot write" in line and str(tmp_path / "run") in line
+    assert "cannot" in line and str(tmp_path / "run") in line
     assert not list(tmp_path.glob("run/**/*.tmp"))
     run(recipe, tmp_path / "run")
     fresh = run(recipe, tmp_path / "fresh")
@@ -193,10 +193,10 @@ def test_a_full_disk_is_one_line_and_nothing_done_is_lost(tmp_path):
     [
         ("policy=skripted:model.yaml", "unknown model spec 'skripted:model.yaml'"),
         ("policy=embedded:smolm2-135m", "did you mean 'smollm2-135m'?"),
-        ("revise.principles=[no-violense]", "did you mean 'no-violence'?"),
+        ("revise.principles=[kinde]", "did you mean 'kind'?"),
         ("sampel.n=4", "unknown key 'sampel' (did you mean 'sample'?)"),
         ("sample.n=two", "sample.n"),
-        ("constitution=harmles", "did you mean 'harmlessness'?"),
+        ("constitution=harmlesness", "did you mean 'harmlessness'?"),
         ("prompts.red_team.path=none.jsonl", "none.jsonl"),
         ("stages=[revise, sampel]", "stages"),
     ],

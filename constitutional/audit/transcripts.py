@@ -43,11 +43,12 @@ def heldout_transcripts(view: RunView, prompts: Mapping[str, Prompt]) -> list[He
     """Red-team prompts that were answered, with the answers in the order base, SL-CAI, RL-CAI."""
     by_prompt: dict[str, list[EvaluatedAnswer]] = {}
     for answer in view.rows("answers", "data.jsonl", EvaluatedAnswer):
-        if answer.kind == "red_team" and answer.prompt_id in prompts:
+        if answer.kind == "red_team":
             by_prompt.setdefault(answer.prompt_id, []).append(answer)
     found = [
-        Heldout(prompt=prompts[prompt_id], answers=tuple(sorted(answers, key=lambda a: SYSTEMS.index(a.system))))
-        for prompt_id, answers in by_prompt.items()
+        Heldout(prompt=prompt, answers=tuple(sorted(by_prompt[prompt.id], key=lambda a: SYSTEMS.index(a.system))))
+        for prompt in prompts.values()
+        if prompt.id in by_prompt
     ]
     return evenly(found, SHOWN)
 

@@ -37,8 +37,8 @@ def points(difference: float) -> str:
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """A number to so many decimals."""
-    return NONE if value is None else f"{value:.{digits}f}"
+    """A number to so many decimals, what rounds to zero without a sign."""
+    return NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def thousands(value: int) -> str:

@@ -4,9 +4,9 @@ The engine only writes; it gives the log-probability of the token it chose and o
 are tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
 
 Equal calls give equal results because of two settings, both found by measuring release 2026.4. The engine's prefix
-cache is off: text computed over cached blocks differs from the same text computed afresh, so an answer would depend on
-earlier calls. And every dialogue gets a seed of its own: the engine starts each request's generator from the seed alone,
-so that equal dialogues in one batch would be answered alike.
+cache is off: text computed over cached blocks differs from the same text computed afresh, so an answer would depend
+on earlier calls. And every dialogue gets a seed of its own: the engine starts each request's generator from the seed
+alone, so that equal dialogues in one batch would be answered alike.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class OpenVinoBackend:
 
     def _write(self, prompts: list[list[int]], configs: list[Any]) -> list[list[int]]:
         import numpy
-        import openvino
+        import openvino  # type: ignore[import-untyped,unused-ignore]
 
         tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
         try:

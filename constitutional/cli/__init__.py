@@ -10,51 +10,50 @@ from types import FrameType
 from constitutional.errors import ConstitutionalError
 
 
-class Terminated(BaseException):
-    """SIGTERM, as an exception, so that it ends a run the way Ctrl-C does."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM. Not KeyboardInterrupt, which the argument parser would turn into something else."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
 
 
 def main() -> None:
     """Entry point: our errors are one line and exit 1, Ctrl-C exits 130, SIGTERM 143."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
     # libraries must neither phone home nor draw bars of their own over ours
     for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
-    from constitutional.cli.app import app
-
     try:
-        app(standalone_mode=False)
+        from constitutional.cli.app import app
+
+        code = app(standalone_mode=False)
     except ConstitutionalError as error:
         if debug:
             raise
-        _exit(1, f"error: {error}")
-    except (KeyboardInterrupt, Terminated) as stop:
+        _leave(1, f"error: {error}")
+    except Stopped as stop:
         from constitutional.cli import resume
 
-        code = 143 if isinstance(stop, Terminated) else 130
-        _exit(code, f"interrupted; what is finished is kept. Resume with:\n  {resume.command()}")
+        _leave(stop.exit_code, f"interrupted; what is finished is kept. Resume with:\n  {resume.command()}")
     except Exception as error:
-        from click import ClickException
-        from typer import Abort, Exit
-
-        if isinstance(error, Exit):
-            sys.exit(error.exit_code)
-        if isinstance(error, Abort):
-            _exit(130, "aborted")
-        if isinstance(error, ClickException):
+        # the argument parser's own errors know how to show themselves and what to exit with
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
-            sys.exit(error.exit_code)
+            sys.exit(int(error.exit_code))
         raise
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
 
 
-def _exit(code: int, message: str) -> None:
+def _leave(code: int, message: str) -> None:
     """Prints a message and leaves at once: an engine's threads may still be busy with an answer nobody waits for."""
     from constitutional.display import printable
 

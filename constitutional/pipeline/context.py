@@ -138,4 +138,7 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
                 prompts += [p for p in loaded if p.split == split][:limit]
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
-    return Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
+    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
+    for request in ("revision_request", "comparison_request"):
+        inputs.asking(request)
+    return inputs
