@@ -67,7 +67,8 @@ def questions(
                     b=second,
                     comparison_request=principle.comparison_request or "",
                 )
-                key = digest(["logprob", comparison.id, principle.ref, principle.digest, template, judge_model, order])
+                asked_for = [principle.ref, principle.comparison_request]
+                key = digest(["logprob", comparison.id, asked_for, template, judge_model, order])
                 asked.append(Question(comparison, principle, order, rendered.dialogue, key))
     return asked
 

@@ -42,7 +42,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         "revise",
         {
             "prompts": ctx.prompts_key(prompts),
-            "principles": [[p.ref, p.digest] for p in principles],
+            "principles": [[p.ref, p.critique_request, p.revision_request] for p in principles],
             "templates": [ctx.pack.digest(t) for t in templates],
             "policy": ctx.identity("policy"),
             "critic": ctx.identity("feedback"),
@@ -281,7 +281,7 @@ def run_judge(
 
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
     return {
-        "principles": [[p.ref, p.digest] for p in principles],
+        "principles": [[p.ref, p.comparison_request] for p in principles],
         "templates": [ctx.pack.digest("judge")],
         "judge": ctx.identity("judge"),
         "seed": ctx.recipe.seed,

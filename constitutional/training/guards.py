@@ -31,7 +31,7 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
         Raises:
             TrainingError: a loss, gradient norm or reward is NaN or infinite, or KL is not zero at step 1.
         """
-        entry = {"step": int(state.global_step), **(logs or {})}
+        entry = {"step": int(state.global_step), "steps": int(state.max_steps), **(logs or {})}
         for name in ("loss", "grad_norm", "reward", "kl", "train_loss"):
             value = entry.get(name)
             if value is not None and not math.isfinite(float(value)):
