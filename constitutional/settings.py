@@ -139,9 +139,10 @@ class RlSettings(Record):
 
 
 class EvaluationSettings(Record):
-    """How much of the held-out set the judge sees, and how long answers may be."""
+    """How many pairs of answers the judge sees, under how many principles each, and how long answers may be."""
 
     judge_limit: Count | None = None
+    principles_per_comparison: Count | Literal["all"] = 1
     max_tokens: Count | None = None
 
 

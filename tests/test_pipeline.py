@@ -74,8 +74,9 @@ def test_a_second_run_recomputes_nothing(finished):
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
+        ("evaluation.principles_per_comparison=2", {"evaluate"}),
         ("label.rule=weighted", {"label"}),
-        ("judging.principles_per_comparison=1", {"judge", "label", "evaluate"}),
+        ("judging.principles_per_comparison=1", {"judge", "label"}),
         ("gate.min_order_consistency=0.5", {"gate", "label"}),
         ("sample.n=4", {"sample", "judge", "label"}),
         ("revise.rounds=1", {"revise"}),

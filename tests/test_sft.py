@@ -45,6 +45,7 @@ def test_loss_goes_down_and_the_saved_folder_is_the_trained_model(tiny, tmp_path
     assert result.last_loss < 0.7 * result.first_loss
     assert (result.rows, result.steps, result.failures) == (8, 8, ())
     assert [entry["step"] for entry in logs if "loss" in entry] == list(range(1, 9))
+    assert {entry["steps"] for entry in logs} == {8}
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert result.trainable_parameters == sum(p.numel() for p in saved.parameters())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -148,7 +149,7 @@ def test_guards_on_models_steps_and_names(tiny):
         watch.check(layer, steps=3)
     with pytest.raises(TrainingError, match="'a'"):
         require_unique_names(["a", "b", "a"])
-    state = type("State", (), {"global_step": 1})()
+    state = type("State", (), {"global_step": 1, "max_steps": 2})()
     with pytest.raises(TrainingError, match=r"KL to the reference is 0\.09 at step 1"):
         StepWatch(kl_expected=True).on_log(None, state, None, {"loss": 0.1, "kl": 0.09})
 

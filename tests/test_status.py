@@ -94,7 +94,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     data = next((run / "stages").glob("*/*/data.jsonl"))
     text = data.read_bytes()
     data.write_bytes(text.replace(b"ladder", b"laddxx", 1))
-    with pytest.raises(RunError, match="damaged line|not the file its manifest names"):
+    with pytest.raises(RunError, match=r"damaged line|not the file its manifest names"):
         status(run)
     data.write_bytes(text)
     (run / "current.json").write_text(json.dumps({"revise": "../elsewhere"}))

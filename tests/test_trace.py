@@ -79,9 +79,9 @@ def test_an_rl_answer_goes_down_through_all_the_training(run: Path) -> None:
     answer = next(a for a in raw_rows(run, "answers", "data.jsonl") if a["system"] == "rl-cai")
     tree = trace(run, str(answer["id"]))
     steps = [n.title.split(":")[0] for n in nodes(tree) if n.kind == "step"]
-    assert {"answers", "rl", "pm", "label", "gate", "judge", "sample", "sft", "revise", "helpful"} <= set(
+    assert {"answers", "rl", "pm", "label", "gate", "judge", "sample", "sft", "revise", "helpful"} <= {
         s.split(" ")[0] for s in steps
-    )
+    }
     requests = {name for n in nodes(tree) if n.kind == "principle" for name, _ in n.facts if name.endswith("_request")}
     assert requests == {"critique_request", "revision_request", "comparison_request"}
     base = next(a for a in raw_rows(run, "answers", "data.jsonl") if a["system"] == "base")

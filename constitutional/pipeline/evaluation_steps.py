@@ -74,9 +74,9 @@ def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
 def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Answers → evaluation.json (and the judge's Judgment records on pairs of answers)."""
     principles = ctx.asking("comparison_request")
-    settings = ctx.recipe.judging
+    settings = ctx.recipe.evaluation
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
-    limit = ctx.recipe.evaluation.judge_limit
+    limit = settings.judge_limit
     stage = ctx.folder.stage(
         number,
         "evaluate",

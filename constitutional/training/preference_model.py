@@ -60,7 +60,7 @@ def train_preference_model(
         seed: order of rows and the new head's initial weights.
         trl: fields of `trl.RewardConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
-        on_log: called with every set of figures TRL logs, `step` added.
+        on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.

@@ -71,7 +71,7 @@ def train_rl(
         temperature: of the policy's sampling.
         seed: order of prompts and sampling.
         trl: further fields of `trl.GRPOConfig` or `trl.RLOOConfig`.
-        on_log: called with every set of figures TRL logs, `step` added.
+        on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
 
     Raises:
@@ -81,7 +81,6 @@ def train_rl(
     """
     tokenizer = open_tokenizer(policy)
     tokenizer.padding_side = "left"  # generation continues the last position
-    scorer = PreferenceModel(preference_model)
     rollouts = {
         "max_steps": steps,
         "beta": kl,
@@ -94,6 +93,7 @@ def train_rl(
         args = rl_config(algorithm, folder, rollouts=rollouts, completions=generations * prompts_per_step, passed=trl)
         kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
         require_prompts(len(kept), prompts_per_step, len(failures))
+        scorer = PreferenceModel(preference_model)
         reward = PreferenceModelReward(scorer, kept, on_reward)
         watch = StepWatch(on_log, kl_expected=kl != 0)
         trainer = TRAINERS[algorithm][1](

@@ -50,7 +50,7 @@ def train_sft(
         seed: order of rows and initial LoRA weights.
         trl: fields of `trl.SFTConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
-        on_log: called with every set of figures TRL logs, `step` added.
+        on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
