@@ -2,8 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-FEEDBACK ?= openvino:qwen2.5-coder-1.5b
-JUDGE ?= embedded:qwen2.5-coder-1.5b
+FEEDBACK ?= embedded:qwen2.5-coder-1.5b
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -16,7 +15,7 @@ setup: .setup-done
 	@echo "set-up: virtual environment and packages"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,cpu,test,lint]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,test,lint]'
 	@touch $@
 
 models: .setup-done
@@ -27,7 +26,7 @@ feedback-model: models
 	@$(BIN)/constitutional models fetch qwen2.5-coder-1.5b || echo "the feedback model cannot be had here"
 
 demo: feedback-model
-	@BIN=$(BIN) FEEDBACK='$(FEEDBACK)' JUDGE='$(JUDGE)' sh examples/01_quickstart/run.sh
+	@BIN=$(BIN) FEEDBACK='$(FEEDBACK)' sh examples/01_quickstart/run.sh
 
 test: models
 	@echo "tests"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
-from fake_models import HOSTILE, FakeModel, make_prompts
+from fake_models import FakeModel, make_prompts
+from fake_training import lines, pm_result, preference_rows, reward_rows, rl_result, sft_result, sft_rows
 
 from constitutional.audit.current import STEP_NAMES
 from constitutional.constitution import load_constitution
@@ -43,17 +44,7 @@ from constitutional.records import (
 )
 from constitutional.runs import RunFolder, Stage, StageResult, open_run, write_atomic
 from constitutional.settings import PromptSettings, PromptSource, Recipe
-from constitutional.statistics import wilson
 from constitutional.templates import load_pack
-from constitutional.training.rows import (
-    Agreement,
-    PreferenceModelResult,
-    PreferenceRow,
-    RewardRow,
-    RlResult,
-    SftResult,
-    SftRow,
-)
 
 SEED, SAMPLING = 5, Sampling(temperature=1.0, max_tokens=64)
 CONSTITUTION = load_constitution("minimal")
@@ -97,7 +88,7 @@ class _Fake:
         }
         write_atomic(self.path / "lock.json", json.dumps(lock))
         write_atomic(self.path / "constitution.json", CONSTITUTION.to_json() + "\n")
-        write_atomic(self.path / "prompts.jsonl", _lines(self.prompts))
+        write_atomic(self.path / "prompts.jsonl", lines(self.prompts))
 
     def select(self, kind: str, split: str) -> list[Prompt]:
         return [p for p in self.prompts if p.kind == kind and p.split == split]
@@ -140,34 +131,8 @@ class _Fake:
         return self.made("helpful", records, Answer)
 
     def sft(self) -> StageResult:
-        by_id = {p.id: p for p in self.prompts}
-        rows = [
-            SftRow(
-                prompt=by_id[r.prompt_id].messages,
-                completion=r.final,
-                source_id=r.id,
-                principle=r.rounds[-1].principle,
-                origin="revision",
-            )
-            for r in self.done["revise"].records(Revision)
-        ]
-        rows += [
-            SftRow(
-                prompt=by_id[a.prompt_id].messages, completion=a.text, source_id=a.id, principle=None, origin="helpful"
-            )
-            for a in self.done["helpful"].records(Answer)
-        ]
-        failure = Failure(item_id="x", stage="sft", kind="too_long", message="long")
-        result = SftResult(
-            rows=len(rows),
-            failures=(failure,),
-            control_tokens=0,
-            steps=4,
-            trainable_parameters=134_000_000,
-            first_loss=2.5,
-            last_loss=1.5,
-        )
-        return self.trained("sft", result, {"rows.jsonl": _lines(rows)}, ["loss"], "revise", "helpful")
+        rows = sft_rows(self.prompts, self.done["revise"].records(Revision), self.done["helpful"].records(Answer))
+        return self.trained("sft", sft_result(len(rows)), {"rows.jsonl": lines(rows)}, ["loss"], "revise", "helpful")
 
     def trained(
         self, name: str, result: Record, files: dict[str, str], logged: Sequence[str], *inputs: str
@@ -209,7 +174,7 @@ class _Fake:
             min_order_consistency=0.0,
             fallback="provenance",
         ).model_copy(update={"passed": True, "reasons": (), "labels": "judge"})
-        files = {"gate_json": report.to_json() + "\n", "labelled_jsonl": _lines(labelled)}
+        files = {"gate_json": report.to_json() + "\n", "labelled_jsonl": lines(labelled)}
         return self.made("gate", iter(judgments), Judgment, **files)
 
     def judge(self) -> StageResult:
@@ -220,65 +185,17 @@ class _Fake:
         judgments = self.done["judge"].records(Judgment)
         made = list(label(comparisons, judgments, principles=CONSTITUTION.principles))
         made.append(label([comparisons[0]], [], principles=CONSTITUTION.principles).__next__())  # one that abstains
-        files = {"comparisons_jsonl": _lines(comparisons)}
+        files = {"comparisons_jsonl": lines(comparisons)}
         return self.made("label", iter(made), Preference, "gate", "sample", "judge", **files)
 
     def pm(self) -> StageResult:
-        comparisons = {c.id: c for c in self.done["sample"].records(Comparison)}
-        rows = []
-        for p in self.done["label"].records(Preference):
-            if p.p_a is not None:
-                c = comparisons[p.comparison_id]
-                chosen, rejected = (c.a, c.b) if p.a_chosen else (c.b, c.a)
-                rows.append(
-                    PreferenceRow(
-                        messages=c.messages,
-                        chosen=chosen,
-                        rejected=rejected,
-                        probability=max(p.p_a, 1 - p.p_a),
-                        preference_id=p.id,
-                        comparison_id=c.id,
-                        source="ai",
-                        principles=p.principles,
-                    )
-                )
-        heldout = Agreement(n=40, correct=29, accuracy=29 / 40, interval=wilson(29, 40), calibration_error=0.0625)
-        result = PreferenceModelResult(
-            rows=len(rows),
-            failures=(),
-            control_tokens=0,
-            steps=3,
-            trainable_parameters=7,
-            train_loss=0.69,
-            heldout=heldout,
-            model="pm-0123456789abcdef",
-        )
-        files = {"rows.jsonl": _lines(rows[2:]), "heldout.jsonl": _lines(rows[:2])}
-        return self.trained("pm", result, files, ["loss"], "label", "sft")
+        rows = preference_rows(self.done["label"].records(Preference), self.done["sample"].records(Comparison))
+        files = {"rows.jsonl": lines(rows[2:]), "heldout.jsonl": lines(rows[:2])}
+        return self.trained("pm", pm_result(len(rows)), files, ["loss"], "label", "sft")
 
     def rl(self) -> StageResult:
-        rows = [
-            RewardRow(
-                prompt_id=p.id, step=i + 1, completion=HOSTILE, score=None if i == 1 else i / 7, preference_model=PM
-            )
-            for i, p in enumerate(self.select("red_team", "train"))
-        ]
-        result = RlResult(
-            prompts=9,
-            failures=(),
-            control_tokens=0,
-            steps=6,
-            trainable_parameters=7,
-            completions=36,
-            empty_completions=1,
-            groups=9,
-            zero_spread_groups=2,
-            first_reward=-0.25,
-            last_reward=0.75,
-            last_kl=0.0125,
-            preference_model=PM,
-        )
-        return self.trained("rl", result, {"rewards.jsonl": _lines(rows)}, ["reward", "kl"], "pm", "sft")
+        rows = reward_rows(self.select("red_team", "train"))
+        return self.trained("rl", rl_result(), {"rewards.jsonl": lines(rows)}, ["reward", "kl"], "pm", "sft")
 
     def answers(self) -> StageResult:
         prompts = [p for kind in KINDS for p in self.select(kind, "heldout")]
@@ -304,12 +221,5 @@ class _Fake:
         rows = system_rows(answers)
         wins = wins_by_score(pairs, scores) + wins_by_judge(pairs, judgments)
         evaluation = Evaluation(rows=rows, changes=changes(rows), wins=tuple(wins))
-        files = {"evaluation_json": evaluation.to_json() + "\n", "comparisons_jsonl": _lines(asked)}
+        files = {"evaluation_json": evaluation.to_json() + "\n", "comparisons_jsonl": lines(asked)}
         return self.made("evaluate", iter(judgments), Judgment, "answers", "pm", **files)
-
-
-PM = "pm-0123456789abcdef"
-
-
-def _lines(records: Sequence[Record]) -> str:
-    return "".join(r.to_json() + "\n" for r in records).encode("utf-8", "backslashreplace").decode()

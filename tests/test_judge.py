@@ -198,7 +198,7 @@ def test_sampled_pairs_and_what_makes_none(tmp_path):
     model = scripted(
         tmp_path,
         'rules:\n  - {contains: same, reply: always}\n  - {contains: empty, reply: " "}\n'
-        "  - {contains: f, reply: [one, two, three, four, five, six]}\n  - {contains: s, reply: [one, two, three, four]}",
+        "  - {contains: f, reply: [one, two, three, four, five]}\n  - {contains: s, reply: [one, two, three]}",
     )
     texts = ["first", "same", "empty", "second"]
     asked = [Prompt(messages=(user(t),), kind="red_team", source="t", split="train") for t in texts]

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +15,6 @@ from fake_run import CONSTITUTION, RECIPE, make_run
 from constitutional.audit.current import STEP_NAMES
 from constitutional.audit.report import write_report
 from constitutional.audit.wording import fixed, pct
-
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -236,31 +233,6 @@ def test_commands_of_the_report_work(run: Path, page: str) -> None:
     assert len(commands) == 4
     assert [trace(run, i).kind for i in commands] == ["evaluated answer", "revision", "comparison", "reward row"]
     assert not [p for i in commands for p in problems(trace(run, i))]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1280, 400])
-def test_a_browser_draws_it(run: Path, tmp_path: Path, width: int) -> None:
-    shot = tmp_path / "shot.png"
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    options += "--disable-component-update --disable-sync --hide-scrollbars"
-    command = [str(CHROMIUM), *options.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--window-size={width},1600", f"--screenshot={shot}", (run / "report.html").as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    drawn, different = _variety(shot)
-    assert drawn == width and different > 50, "the page is blank"
-
-
-def _variety(png: Path) -> tuple[int, int]:
-    """Width of an image, and how many different bytes its unpacked lines hold: a handful in a blank one."""
-    data, at, packed, width = png.read_bytes(), 8, b"", 0
-    while at < len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body = data[at + 8 : at + 8 + length]
-        width = int.from_bytes(body[:4], "big") if kind == b"IHDR" else width
-        packed += body if kind == b"IDAT" else b""
-        at += length + 12
-    return width, len(set(zlib.decompress(packed)))
 
 
 def test_reading_a_run_imports_no_torch() -> None:

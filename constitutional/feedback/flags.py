@@ -31,9 +31,10 @@ _ABOUT_THE_ANSWER = re.compile(
 
 # "I apologise for the confusion earlier": speaks of an answer that a fresh reply does not know
 _EARLIER_ANSWER = re.compile(
-    r"\bapologi[sz]e (?:for|if) (?:the|any|my)\b[^.]{0,40}\b(?:confusion|misunderstanding|mistake|previous|earlier|last)"
-    r"|\bsorry for (?:the|any|my) (?:\w+ )?(?:confusion|misunderstanding|mistake)|\bmy (?:previous|last|earlier|first) "
-    r"(?:answer|response|reply|message)\b",
+    r"\bapologi[sz]e (?:for|if) (?:the|any|my)\b[^.]{0,40}"
+    r"\b(?:confusion|misunderstanding|mistake|previous|earlier|last)"
+    r"|\bsorry for (?:the|any|my) (?:\w+ )?(?:confusion|misunderstanding|mistake)"
+    r"|\bmy (?:previous|last|earlier|first) (?:answer|response|reply|message)\b",
     re.IGNORECASE,
 )
 

@@ -116,6 +116,16 @@ MODEL_NAMES = {"sft": "sl-cai", "pm": "pm", "rl": "rl-cai"}
 """The folder each training step saves its model under."""
 
 
+def _split_and_cut(prompts: list[Prompt], source: PromptSource) -> list[Prompt]:
+    """The prompts a source asks for. A file that holds nothing out lends its rows after `limit` to be held out."""
+    train = [p for p in prompts if p.split == "train"]
+    heldout = [p for p in prompts if p.split == "heldout"]
+    if not heldout and source.limit and source.heldout_limit:
+        rest = train[source.limit : source.limit + source.heldout_limit]
+        heldout = [Prompt(**{**dict(p), "id": "", "split": "heldout"}) for p in rest]
+    return train[: source.limit] + heldout[: source.heldout_limit]
+
+
 def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     """Loads what a recipe names.
 
@@ -132,10 +142,7 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     prompts: list[Prompt] = []
     for kind, source in sources:
         if source is not None:
-            path = str(resolve_path(recipe_file, source.path))
-            loaded = load_prompts(path, kind)
-            for split, limit in (("train", source.limit), ("heldout", source.heldout_limit)):
-                prompts += [p for p in loaded if p.split == split][:limit]
+            prompts += _split_and_cut(load_prompts(str(resolve_path(recipe_file, source.path)), kind), source)
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
     inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
