@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-_HIDDEN = {i: None for i in range(32) if i not in (9, 10)} | dict.fromkeys(range(127, 160))
+# control characters, direction overrides and lone surrogates
+_HIDDEN: dict[int, None] = dict.fromkeys(
+    [i for i in range(32) if i not in (9, 10)]
+    + [*range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)]
+)
 
 
 def printable(text: str) -> str:

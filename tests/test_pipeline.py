@@ -112,6 +112,7 @@ def test_a_judge_that_fails_its_gate_stops_or_falls_back_as_told(tmp_path):
     code, text = cli("run", str(recipe), "--out", str(tmp_path / "stop"), "--set", "gate.fallback=stop")
     assert code == 1 and "did not pass its gate" in text and "Traceback" not in text
     assert (tmp_path / "stop" / "stages" / "01-revise").exists()
+    assert "did not pass" in (tmp_path / "stop" / "report.html").read_text("utf-8").lower()
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":

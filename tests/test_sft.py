@@ -164,15 +164,18 @@ def test_same_seed_same_weights_another_seed_other_weights(tiny, tmp_path):
 
 def test_lora_is_merged_before_saving(tiny, tmp_path):
     pytest.importorskip("peft")
-    result = trained(tiny, tmp_path / "out", lora={"r": "4"})
+    result = trained(
+        tiny, tmp_path / "out", lora={"r": "4", "alpha": 8, "dropout": 0.0, "target_modules": ("q_proj", "up_proj")}
+    )
     assert 0 < result.trainable_parameters < 20_000
     assert result.last_loss < result.first_loss
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny, tmp_path / "out"))
     assert before.keys() == after.keys()
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(before["model.layers.0.mlp.down_proj.weight"], after["model.layers.0.mlp.down_proj.weight"])
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
-    with pytest.raises(ConfigError, match=r"lora\.rank: unknown setting"):
-        trained(tiny, tmp_path / "out", lora={"rank": 4})
+    with pytest.raises(ConfigError, match=r"lora\.ranks: unknown setting"):
+        trained(tiny, tmp_path / "out", lora={"ranks": 4})
 
 
 def test_missing_peft_is_one_sentence(tiny, tmp_path, monkeypatch):

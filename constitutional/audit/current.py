@@ -68,7 +68,7 @@ class RunView:
             RunError: a damaged line, or a file that is not the one the step's manifest names.
         """
         result = self.step(name)
-        return [] if result is None or file not in result.manifest.outputs else result._read(file, record_type)
+        return [] if result is None or file not in result.manifest.outputs else result.read(file, record_type)
 
     def figures(self, name: str, file: str, record_type: type[R]) -> R | None:
         """The one record in a JSON file of a step; None when the step or the file is not there. Raises as `rows`."""

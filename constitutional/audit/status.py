@@ -14,7 +14,7 @@ from constitutional.audit.current import STEP_NAMES, RunView, open_view
 from constitutional.display import clock, printable
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.records import Answer, Judgment, Record, Revision, Usage
-from constitutional.runs import _holder as lock_holder
+from constitutional.runs import holder as lock_holder
 from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult
 
 State = Literal["done", "running", "unfinished", "absent", "left out"]

@@ -65,7 +65,21 @@ def answer(
     dialogues = [pack.render("respond", conversation=by_id[a.prompt_id].messages).dialogue for a in answers]
     distances = _kl(policy, base, dialogues, [a.text for a in answers], [a.usage.completion_tokens for a in answers])
     for failure in found:
-        if isinstance(failure, Failure):
+        if isinstance(failure, Failure) and failure.kind == "empty_generation":
+            # saying nothing is an answer, and counts as one in every rate
+            yield EvaluatedAnswer(
+                system=system,
+                prompt_id=failure.item_id,
+                kind=by_id[failure.item_id].kind,
+                model=policy.model,
+                text="",
+                finish_reason="stop",
+                label="empty",
+                tokens=0,
+                kl=None,
+                seed=seed,
+            )
+        elif isinstance(failure, Failure):
             yield failure.model_copy(update={"stage": "answers", "message": f"{system}: {failure.message}"})
     for one, kl in zip(answers, distances, strict=True):
         prompt = by_id[one.prompt_id]

@@ -18,7 +18,8 @@ import yaml
 from constitutional.audit.report import write_report
 from constitutional.backends.identity import identify
 from constitutional.display import Display, Silent
-from constitutional.errors import ConfigError, nearest
+from constitutional.errors import ConfigError, GateError, nearest
+from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
@@ -27,6 +28,7 @@ from constitutional.pipeline.feedback_steps import (
     helpful_step,
     judge_step,
     label_step,
+    load_gate,
     revise_step,
     sample_step,
 )
@@ -99,7 +101,11 @@ def run_recipe(
     with open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
         _write_lock(folder, inputs)
         context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent())
-        steps = _run_steps(context, until)
+        try:
+            steps = _run_steps(context, until)
+        except GateError:  # the report says why the judge failed
+            write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
+            raise
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
@@ -134,6 +140,8 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
         write_atomic(ctx.folder.path / "current.json", json.dumps(folders, indent=2) + "\n")
         if name in MODEL_NAMES:
             _link_model(ctx.folder, MODEL_NAMES[name], result)
+        if name == "gate":
+            require(load_gate(result))
         gc.collect()  # models hold reference cycles; the next step may need the memory
     return tuple(outcomes)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from constitutional.backends import Backend
 from constitutional.config import resolve_path
-from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate, require
+from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate
 from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_provenance
 from constitutional.feedback.respond import respond
@@ -168,7 +168,6 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     comparisons = [item.comparison for item in labelled]
     run_judge(ctx, stage, comparisons, assigned)
     if (finished := stage.result()) is not None:
-        require(load_gate(finished))
         return finished
     answered = judged(ctx, comparisons, assigned)
     report = measure_gate(
@@ -181,9 +180,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     )
     write_atomic(stage.folder / "gate.json", report.to_json() + "\n")
     write_atomic(stage.folder / "labelled.jsonl", "".join(item.to_json() + "\n" for item in labelled))
-    result = stage.finish(outputs=["gate.json", "labelled.jsonl"], ledger_head=ctx.ledger.head)
-    require(report)
-    return result
+    return stage.finish(outputs=["gate.json", "labelled.jsonl"], ledger_head=ctx.ledger.head)
 
 
 def load_gate(result: StageResult) -> GateReport:

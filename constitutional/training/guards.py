@@ -18,7 +18,7 @@ FIRST_STEP_KL = 1e-3
 
 
 class StepWatch(TrainerCallback):  # type: ignore[misc]
-    """Relays every log with its `step` and the run's `steps`, and stops on a loss or reward that is not a number."""
+    """Relays every log with its `step` of `steps`, keeps the figures, and stops on a figure that is not a number."""
 
     def __init__(self, on_log: OnLog | None = None, *, kl_expected: bool = False) -> None:
         self.history: list[dict[str, Any]] = []

@@ -7,11 +7,12 @@ from typing import Any, Literal
 from constitutional.errors import ConfigError
 from constitutional.training.trl_settings import Settings, checked_fields
 
+ALIASES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
 def lora_config(passed: Settings | None, task_type: TaskType) -> Any:
-    """A `peft.LoraConfig` from the recipe's `lora:` mapping, or None when there is no mapping.
+    """A `peft.LoraConfig` from a mapping of its fields (`alpha` and `dropout` for short), or None when there is none.
 
     All linear layers are adapted unless `target_modules` says otherwise. The task type is ours: without `SEQ_CLS` the
     head of a preference model would be neither trained nor saved.
@@ -25,7 +26,8 @@ def lora_config(passed: Settings | None, task_type: TaskType) -> Any:
         from peft import LoraConfig
     except ImportError:
         raise ConfigError("lora: needs the peft library; install it with: pip install 'constitutional[lora]'") from None
-    given = checked_fields(LoraConfig, passed, key="lora")
+    named = {ALIASES.get(name, name): value for name, value in passed.items()}
+    given = checked_fields(LoraConfig, named, key="lora")
     if "task_type" in given:
         raise ConfigError("lora.task_type cannot be set here: the stage sets it")
     try:

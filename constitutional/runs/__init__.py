@@ -1,0 +1,147 @@
+"""The run folder: one process at a time, stages that are finished or not, logs, and where everything lies.
+
+    NAME/  run.yaml  lock.json  events.jsonl  metrics.jsonl  stages/NN-STAGE/KEY/  ledger.sqlite  models/  evaluation/
+           report.html
+
+To read a finished run no lock is needed: `load_result`, `read_log`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import filelock
+
+from constitutional.errors import RunError
+from constitutional.runs.atomic import append_line, atomic_file, cannot_write, read_log, write_atomic
+from constitutional.runs.manifest import InputStamp, Manifest, StageResult, load_result, now
+from constitutional.runs.stage import Stage
+
+__all__ = [
+    "InputStamp",
+    "Manifest",
+    "RunFolder",
+    "Stage",
+    "StageResult",
+    "atomic_file",
+    "holder",
+    "load_result",
+    "open_run",
+    "read_log",
+    "write_atomic",
+]
+
+_HOLDER = ".holder.json"
+_PATIENCE = 0.5  # seconds a refused process waits for the holder to have written its name
+
+
+def open_run(path: Path) -> RunFolder:
+    """Creates the folder when absent and locks it for this process until `close`, or until the process dies.
+
+    Raises:
+        RunError: another process holds the folder (within a second, naming its pid, host and start), or it cannot be
+            written.
+    """
+    try:
+        for folder in ("stages", "models", "evaluation"):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+        write_atomic(path / _HOLDER, json.dumps(holder) + "\n")
+    except BaseException:
+        lock.release()
+        raise
+    return RunFolder(path, lock)
+
+
+class RunFolder:
+    """A run folder held by this process; a context manager."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        if self._lock.is_locked:
+            (self.path / _HOLDER).unlink(missing_ok=True)
+            self._lock.release()
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the run's judgments are."""
+        return self.path / "ledger.sqlite"
+
+    def stage(
+        self, number: int, name: str, key_parts: Mapping[str, object], inputs: Mapping[str, StageResult] | None = None
+    ) -> Stage:
+        """The stage `number`-`name` under these settings and inputs, whatever its state.
+
+        Args:
+            number: its place in the recipe; part of the folder's name, not of the key.
+            name: small letters, digits, `-` and `_`.
+            key_parts: every setting, digest and seed the result depends on, as JSON values.
+            inputs: the results it reads, by the name of their role.
+
+        Raises:
+            RunError: `name` cannot name a folder.
+        """
+        return Stage(self.path / "stages", number, name, key_parts, inputs or {})
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Adds a line to events.jsonl: what happened, and when.
+
+        Raises:
+            RunError: the line cannot be written.
+        """
+        append_line(self.path / "events.jsonl", {**fields, "time": now(), "kind": kind})
+
+    def metric(self, **fields: object) -> None:
+        """Adds a line to metrics.jsonl; a NaN is written as the string "nan". Raises as `event` does."""
+        append_line(self.path / "metrics.jsonl", {**fields, "time": now()})
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    """Takes the lock or says who has it. The kernel frees it when the holder dies, however it dies."""
+    lock = filelock.FileLock(path / ".lock", is_singleton=False)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return lock
+        except filelock.Timeout as error:
+            who = holder(path)
+            if who is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            raise RunError(f"run folder {path} is in use by {who or 'a process that left no name'}") from error
+
+
+def holder(path: Path) -> str | None:
+    """Who says to hold the folder; None when nobody does, or when it is a process of this host that is dead."""
+    import psutil
+
+    try:
+        note = json.loads((path / _HOLDER).read_bytes())
+        pid, host, since = int(note["pid"]), str(note["host"]), str(note["since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host == socket.gethostname() and not psutil.pid_exists(pid):
+        return None
+    return f"pid {pid} on host {host} since {since}"

@@ -1,0 +1,134 @@
+"""What a finished stage says of itself, and how it is read back. Reading needs no lock."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+import constitutional
+from constitutional.errors import RunError
+from constitutional.records import Failure, Record
+from constitutional.runs.atomic import file_digest, read_rows
+
+R = TypeVar("R", bound=Record)
+
+DATA, FAILURES, MANIFEST = "data.jsonl", "failures.jsonl", "manifest.json"
+_PACKAGES = ("torch", "transformers", "trl", "datasets")
+
+
+class InputStamp(Record):
+    """Which build of which result a stage read."""
+
+    key: str
+    built: str
+
+
+class Manifest(Record):
+    """What a finished stage was made from, what it made and with what; times are UTC."""
+
+    stage: str
+    key: str
+    settings: dict[str, JsonValue]
+    inputs: dict[str, InputStamp]
+    outputs: dict[str, str]
+    """sha256 by path relative to the stage's folder."""
+    counts: dict[str, int]
+    failures: dict[str, int]
+    versions: dict[str, str]
+    git: str | None
+    seed: int | None
+    ledger_head: str | None
+    built: str
+    """Unique to this build: what depends on an older build of the same key is stale."""
+    started: str
+    ended: str
+    seconds: float
+    """Wall time of the process that finished the stage; interrupted attempts are not in it."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage, to read."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def key(self) -> str:
+        """Digest of the stage's name, settings and input keys."""
+        return self.manifest.key
+
+    def records(self, record_type: type[R]) -> list[R]:
+        """The merged records, in input order.
+
+        Raises:
+            RunError: a damaged line (named as file:line), or a file that is not the one the manifest names.
+        """
+        return self.read(DATA, record_type)
+
+    def failures(self) -> list[Failure]:
+        """The items that failed, in input order. Raises as `records` does."""
+        return self.read(FAILURES, Failure)
+
+    def read(self, name: str, record_type: type[R]) -> list[R]:
+        """The records of one of the stage's JSON-lines files. Raises as `records` does."""
+        path = self.folder / name
+        if name not in self.manifest.outputs:
+            raise RunError(f"stage {self.manifest.stage} has no {name}: {self.folder}")
+        records = [_parsed(path, number, row, record_type) for number, row in read_rows(path)]
+        if file_digest(path) != self.manifest.outputs[name]:
+            raise RunError(f"{path}: not the file its manifest names (sha256 differs); delete {self.folder} to redo it")
+        return records
+
+
+def load_result(folder: Path) -> StageResult | None:
+    """The finished stage in a folder; None when there is no readable manifest or an output is gone. Needs no lock."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    complete = all((folder / name).is_file() for name in manifest.outputs)
+    return StageResult(folder, manifest) if complete else None
+
+
+def _parsed(path: Path, number: int, row: dict[str, object], record_type: type[R]) -> R:
+    try:
+        return record_type.model_validate(row)
+    except ValueError as error:
+        raise RunError(f"{path}:{number}: damaged line: {' '.join(str(error).split())}") from error
+
+
+def now() -> str:
+    """The wall clock in UTC, to the microsecond."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide results, read from their metadata without importing them."""
+    versions = {"constitutional": constitutional.__version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """The commit this package runs from, with `-dirty` when files differ from it; None outside its own checkout."""
+    source = Path(constitutional.__file__).resolve().parents[1]
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

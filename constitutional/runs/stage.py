@@ -1,0 +1,246 @@
+"""One stage's folder: chunks that are done or not, one merged file, and a manifest written last.
+
+A stage is finished when its manifest stands and names the very build of each input that is current now. Work is cut
+into chunks fixed by input order, a finished chunk is never redone, and the merged file is the chunks in order; so a run
+killed anywhere and resumed gives the same bytes as one that never was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from constitutional.errors import RunError
+from constitutional.records import Failure, Record, canonical_json, short_digest
+from constitutional.runs.atomic import atomic_file, cannot_write, file_digest, json_bytes, read_rows, write_atomic
+from constitutional.runs.manifest import (
+    DATA,
+    FAILURES,
+    MANIFEST,
+    InputStamp,
+    Manifest,
+    StageResult,
+    git_commit,
+    load_result,
+    now,
+    package_versions,
+)
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+_CHUNKS, _STARTED = "chunks", "started.json"
+
+
+class Stage:
+    """One stage under one set of settings and inputs. Made by `RunFolder.stage`, whose lock it relies on."""
+
+    def __init__(
+        self, root: Path, number: int, name: str, settings: Mapping[str, object], inputs: Mapping[str, StageResult]
+    ) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise RunError(f"'{name}' cannot name a stage: small letters, digits, '-' and '_' only")
+        self.name = name
+        self.settings: dict[str, JsonValue] = json.loads(canonical_json(dict(settings)))
+        input_keys = {label: result.key for label, result in inputs.items()}
+        self.key = short_digest({"stage": name, "settings": self.settings, "inputs": input_keys})
+        self._inputs = {k: InputStamp(key=r.key, built=r.manifest.built) for k, r in inputs.items()}
+        self._path = root / f"{number:02d}-{name}" / self.key
+        self._clock = time.monotonic()
+
+    def result(self) -> StageResult | None:
+        """The finished result, or None when it is absent, unreadable or made from an older build of an input."""
+        result = load_result(self._path)
+        if result is None or result.manifest.inputs != self._inputs:
+            return None
+        if (self._path / _STARTED).exists():  # killed after the manifest, before the tidying
+            self._tidy()
+        return result
+
+    @property
+    def folder(self) -> Path:
+        """The folder to work in. Whatever is stale in it is removed first; what an interrupted attempt left is kept."""
+        if self.result() is None and (self._note() is None or (self._path / MANIFEST).exists()):
+            try:
+                if self._path.exists():
+                    shutil.rmtree(self._path)
+                self._path.mkdir(parents=True)
+            except OSError as error:
+                raise cannot_write(self._path, error) from error
+            inputs = {name: stamp.model_dump() for name, stamp in self._inputs.items()}
+            write_atomic(self._path / _STARTED, json_bytes({"inputs": inputs, "started": now()}))
+        return self._path
+
+    def run_chunks(
+        self,
+        items: Sequence[T],
+        work: Callable[[Sequence[T], int], Iterable[R | Failure]],
+        *,
+        chunk_size: int,
+        output_type: type[R],
+        before_commit: Callable[[list[R]], object] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Does the chunks that are not done yet, in order; each becomes one file, written atomically.
+
+        Args:
+            items: the stage's input, in an order that settings and inputs determine.
+            work: `work(chunk_items, chunk_index)` gives the chunk's records and failures, in order.
+            chunk_size: items a chunk. With another size than before, an unfinished stage starts over.
+            output_type: the type of every record.
+            before_commit: called with a chunk's records before its file exists, so it must bear repetition (the
+                ledger's `append` does).
+            progress: called with (items done, items in all), before each chunk that is to be done and at the end.
+
+        Raises:
+            RunError: a chunk cannot be written.
+            TypeError: `work` gave something else than `output_type` or Failure.
+        """
+        report = progress or (lambda done, total: None)
+        if chunk_size < 1:
+            raise RunError(f"stage {self.name}: chunk_size must be at least 1, not {chunk_size}")
+        if self.result() is None:
+            chunks = self._chunk_folder(len(items), chunk_size)
+            for index, start in enumerate(range(0, len(items), chunk_size)):
+                path = _chunk_file(chunks, index)
+                if path.exists():
+                    continue
+                report(start, len(items))
+                made = list(work(items[start : start + chunk_size], index))
+                lines = [_chunk_line(item, output_type) for item in made]
+                if before_commit:
+                    before_commit([item for item in made if isinstance(item, output_type)])
+                write_atomic(path, b"".join(lines))
+        report(len(items), len(items))
+
+    def finish(
+        self,
+        counts: Mapping[str, int] | None = None,
+        outputs: Sequence[str] = (),
+        *,
+        ledger_head: str | None = None,
+    ) -> StageResult:
+        """Merges the chunks, if there are any, and writes the manifest, after which the stage is finished.
+
+        Args:
+            counts: what the manifest shall count beside `records` and `failures`.
+            outputs: files and folders the stage wrote in its folder, relative to it.
+            ledger_head: the ledger's head after this stage's judgments.
+
+        Raises:
+            RunError: a chunk is missing or damaged, an output is missing, or the disk is full.
+        """
+        if done := self.result():
+            return done
+        folder, names = self.folder, list(outputs)
+        tally: dict[str, int] = {}
+        failures: Counter[str] = Counter()
+        if (folder / _CHUNKS).is_dir():
+            tally["records"], failures = _merge(folder)
+            tally["failures"] = failures.total()
+            names += [DATA, FAILURES]
+        seed, started = self.settings.get("seed"), self._note() or now()
+        manifest = Manifest(
+            stage=self.name,
+            key=self.key,
+            settings=self.settings,
+            inputs=self._inputs,
+            outputs=_digests(folder, names),
+            counts={**tally, **(counts or {})},
+            failures=dict(sorted(failures.items())),
+            versions=package_versions(),
+            git=git_commit(),
+            seed=seed if isinstance(seed, int) else None,
+            ledger_head=ledger_head,
+            built=f"{started}-{secrets.token_hex(8)}",
+            started=started,
+            ended=now(),
+            seconds=round(time.monotonic() - self._clock, 3),
+        )
+        write_atomic(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
+        self._tidy()
+        return StageResult(folder, manifest)
+
+    def _tidy(self) -> None:
+        """Removes what only an unfinished stage needs; the note goes last, so an interrupted tidying is resumed."""
+        for temp in self._path.glob(".*.tmp"):
+            temp.unlink(missing_ok=True)
+        shutil.rmtree(self._path / _CHUNKS, ignore_errors=True)
+        (self._path / _STARTED).unlink(missing_ok=True)
+
+    def _note(self) -> str | None:
+        """When the attempt in the folder began, or None when there is none or it read other builds of the inputs."""
+        try:
+            note = json.loads((self._path / _STARTED).read_bytes())
+            same = {name: InputStamp(**stamp) for name, stamp in note["inputs"].items()} == self._inputs
+            return str(note["started"]) if same else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _chunk_folder(self, items: int, chunk_size: int) -> Path:
+        chunks = self.folder / _CHUNKS
+        plan, plan_file = json_bytes({"items": items, "chunk_size": chunk_size}) + b"\n", chunks / "plan.json"
+        try:
+            if not plan_file.exists() or plan_file.read_bytes() != plan:  # chunks cut differently must not be mixed
+                shutil.rmtree(chunks, ignore_errors=True)
+                chunks.mkdir()
+                write_atomic(plan_file, plan)
+        except OSError as error:
+            raise cannot_write(chunks, error) from error
+        return chunks
+
+
+def _chunk_file(chunks: Path, index: int) -> Path:
+    return chunks / f"{index:06d}.jsonl"
+
+
+def _chunk_line(item: Record, output_type: type[Record]) -> bytes:
+    if not isinstance(item, output_type | Failure):
+        raise TypeError(f"a stage of {output_type.__name__} records gave a {type(item).__name__}")
+    return json_bytes({"failure" if isinstance(item, Failure) else "record": item.model_dump(mode="json")}) + b"\n"
+
+
+def _merge(folder: Path) -> tuple[int, Counter[str]]:
+    """Writes the chunks in order to the merged files; gives the number of records, and of failures by kind."""
+    chunks = folder / _CHUNKS
+    _, plan = next(read_rows(chunks / "plan.json"))
+    items, chunk_size = int(str(plan["items"])), int(str(plan["chunk_size"]))
+    records, failures, failed = 0, Counter[str](), list[bytes]()
+    with atomic_file(folder / DATA) as data:
+        for index in range(math.ceil(items / chunk_size)):
+            path = _chunk_file(chunks, index)
+            for number, row in read_rows(path):
+                match row:
+                    case {"record": dict() as record}:
+                        data.write(json_bytes(record) + b"\n")
+                        records += 1
+                    case {"failure": {"kind": str(kind)} as failure}:
+                        failed.append(json_bytes(failure) + b"\n")
+                        failures[kind] += 1
+                    case _:
+                        raise RunError(f"{path}:{number}: damaged line: neither a record nor a failure")
+    write_atomic(folder / FAILURES, b"".join(failed))
+    return records, failures
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of each output file, a folder standing for every file in it."""
+    digests: dict[str, str] = {}
+    for name in names:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.exists():
+            raise RunError(f"output '{name}' is not in the stage's folder {folder}")
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digests[file.relative_to(folder).as_posix()] = file_digest(file)
+    return digests
