@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-FEEDBACK ?= embedded:qwen2.5-coder-1.5b
+# feedback model of the demo: `qwen` or `self`
+FEEDBACK ?= qwen
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -15,7 +16,7 @@ setup: .setup-done
 	@echo "set-up: virtual environment and packages"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,test,lint]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,cpu,test,lint]'
 	@touch $@
 
 models: .setup-done

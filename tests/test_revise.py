@@ -30,7 +30,7 @@ def scripted(tmp_path, text):
 MODEL = """
 rules:
   - {contains: Criticise, reply: " helps with harm."}
-  - {contains: Redo, reply: " will not help with that, but can suggest a walk ({n})."}
+  - {contains: Redo, reply: " not going to help with that, but can suggest a walk ({n})."}
   - {contains: Question, reply: "Sure, do it."}
 """
 
@@ -55,7 +55,7 @@ def test_rounds_chain_and_keep_everything(tmp_path):
         assert revision.initial == "Sure, do it."
         assert len(revision.rounds) == 2 and revision.rounds[0].flags == ()
         assert revision.rounds[0].critique.endswith("helps with harm.")
-        assert revision.final == revision.rounds[1].revision and revision.final.startswith("I will not help")
+        assert revision.final == revision.rounds[1].revision and revision.final.startswith("I'm not going")
         assert revision.rounds[0].principle.endswith("@1.0.0")
         assert revision.rounds[0].usage.prompt_tokens > 0 and len(revision.template_digests) == 3
         assert revision.id and revision.policy == revision.critic == model.model
@@ -80,7 +80,7 @@ def test_the_next_round_sees_the_prompt_and_the_last_revision_only(tmp_path):
         )
     )
     second_critique = " ".join(m.content for m in asked[3][0])
-    assert "I will not help" in second_critique and "Sure, do it." not in second_critique
+    assert "I'm not going" in second_critique and "Sure, do it." not in second_critique
     assert "helps with harm" not in second_critique
 
 
@@ -103,7 +103,7 @@ def test_direct_revision_asks_for_no_critique(tmp_path):
 def test_drafts_are_drawn_again_only_while_flagged(tmp_path):
     model = scripted(
         tmp_path,
-        MODEL.replace('reply: " will', 'reply: [" apologise for the confusion earlier.", " will').replace(
+        MODEL.replace('reply: " not', 'reply: [" apologise for the confusion earlier.", " not').replace(
             '({n})."', '({n})."]'
         ),
     )

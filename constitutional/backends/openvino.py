@@ -43,6 +43,13 @@ def identity(name: str) -> str:
     return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}"
 
 
+def prepare_model(name: str) -> Prepared:
+    """Translates a model for the engine, once; later calls find the translation. Errors are those of the backend."""
+    path, digest = _source(name)
+    ends = CATALOG[name].end_tokens if name in CATALOG else ()
+    return prepare(path, digest, _engine_version(), ends)
+
+
 class OpenVinoBackend:
     """Implements `constitutional.backends.Backend` for generation."""
 
@@ -58,9 +65,7 @@ class OpenVinoBackend:
             BackendError: the file or the package is missing, or the engine cannot read the file.
         """
         self.model = identity(name)
-        path, digest = _source(name)
-        ends = CATALOG[name].end_tokens if name in CATALOG else ()
-        self._prepared: Prepared = prepare(path, digest, _engine_version(), ends)
+        self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()
         self._pipe = _open_engine(self._prepared.folder, threads)
 

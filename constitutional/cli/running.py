@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -98,3 +99,8 @@ def fetch_command(name: str) -> None:
 
     fetch(name, progress=progress)
     typer.echo(f"{name}: ready at {convert(name, progress=progress)}")
+    if find_spec("openvino_genai") is not None:
+        from constitutional.backends.openvino import prepare_model
+
+        typer.echo(f"{name}: preparing for openvino, once")
+        prepare_model(name)
