@@ -26,7 +26,11 @@ models: .setup-done
 feedback-model: models
 	@$(BIN)/constitutional models fetch qwen2.5-coder-1.5b || echo "the feedback model cannot be had here"
 
+ifeq ($(FEEDBACK),self)
+demo: models
+else
 demo: feedback-model
+endif
 	@BIN=$(BIN) FEEDBACK='$(FEEDBACK)' sh examples/01_quickstart/run.sh
 
 test: models

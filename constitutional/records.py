@@ -222,7 +222,10 @@ class RevisionRound(Record):
     revision: str
     flags: tuple[str, ...]
     candidate: int
+    critique_seed: int | None
+    revision_seed: int
     usage: Usage
+    """Of the critique and of every draft, the ones not taken included."""
 
 
 class Revision(Identified):
@@ -231,6 +234,7 @@ class Revision(Identified):
     prompt_id: str
     initial: str
     initial_finish: FinishReason
+    initial_usage: Usage
     rounds: tuple[RevisionRound, ...]
     policy: str
     critic: str
@@ -259,7 +263,9 @@ class Comparison(Identified):
     b_model: str | None = None
     origin: Origin
     parents: tuple[str, ...] = ()
-    seed: int = 0
+    a_seed: int | None = None
+    b_seed: int | None = None
+    """Seeds the answers were drawn with, where they were drawn."""
 
 
 class Judgment(Identified):

@@ -70,6 +70,12 @@ class ReviseSettings(Record):
     principles: tuple[str, ...] | None = None
 
 
+class HelpfulSettings(Record):
+    """The policy's answers to helpful prompts; `max_tokens` None is the policy's. A cut answer is not trained on."""
+
+    max_tokens: Count | None = None
+
+
 class LoraSettings(Record):
     """Low-rank adapters, merged into the saved model."""
 
@@ -92,7 +98,7 @@ class SftSettings(Record):
 class SampleSettings(Record):
     """Answers drawn for each prompt, to be compared; `temperature` None is the policy's."""
 
-    n: Annotated[int, Field(ge=2)] = 2
+    n: Annotated[int, Field(ge=2, multiple_of=2)] = 2
     temperature: Annotated[float, Field(ge=0)] | None = None
 
 
@@ -120,8 +126,14 @@ class LabelSettings(Record):
 
 
 class PmSettings(Record):
-    """The preference model; `heldout` is the share of comparisons kept for measuring it."""
+    """The preference model; `heldout` is the share of prompts kept for measuring it.
 
+    `contrast` adds, per labelled red-team comparison, that many helpful prompts with the policy's own answer preferred
+    to a refusal written for another prompt: without helpful comparisons the preference model learns that refusing is
+    always better (the paper mixes in human ones).
+    """
+
+    contrast: Annotated[float, Field(ge=0)] = 0.0
     heldout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     trl: dict[str, Scalar] = Field(default_factory=dict)
 
@@ -166,6 +178,7 @@ class Recipe(Record):
     prompts: PromptSettings
     sampling: RoleSampling = RoleSampling()
     revise: ReviseSettings = ReviseSettings()
+    helpful: HelpfulSettings = HelpfulSettings()
     sft: SftSettings = SftSettings()
     sample: SampleSettings = SampleSettings()
     judging: JudgingSettings = JudgingSettings()

@@ -45,6 +45,7 @@ from constitutional.records import (
 from constitutional.runs import RunFolder, Stage, StageResult, open_run, write_atomic
 from constitutional.settings import PromptSettings, PromptSource, Recipe
 from constitutional.templates import load_pack
+from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult
 
 SEED, SAMPLING = 5, Sampling(temperature=1.0, max_tokens=64)
 CONSTITUTION = load_constitution("minimal")
@@ -97,11 +98,29 @@ class _Fake:
         parts = {"seed": SEED, **settings}
         return self.folder.stage(STEP_NAMES.index(name) + 1, name, parts, {i: self.done[i] for i in inputs})
 
+    def settings(self, name: str) -> dict[str, object]:
+        """What the real step keys its folder by, as far as an audit reads it."""
+        if name == "revise":
+            return {
+                "principles": [[p.ref, p.critique_request, p.revision_request] for p in CONSTITUTION.principles],
+                "templates": [PACK.digest(t) for t in ("respond", "critique", "revise")],
+                "policy": self.policy.model,
+                "critic": self.critic.model,
+            }
+        if name in ("gate", "judge", "evaluate"):
+            return {
+                "principles": [[p.ref, p.comparison_request] for p in CONSTITUTION.principles],
+                "templates": [PACK.digest("judge")],
+                "judge": self.critic.model,
+            }
+        if name == "label":
+            return {"rule": "mean", "weights": []}
+        return {"templates": [PACK.digest("respond")], "policy": None if name == "sample" else self.policy.model}
+
     def made(
         self, name: str, records: Iterator[Record | Failure], kind: type[Record], *inputs: str, **files: str
     ) -> StageResult:
-        principles = [[p.ref, p.digest] for p in CONSTITUTION.principles]
-        stage = self.stage(name, *inputs, principles=principles, templates=[PACK.digest("respond")])
+        stage = self.stage(name, *inputs, **self.settings(name))
         found = list(records)
         stage.run_chunks(found, lambda chunk, index: chunk, chunk_size=5, output_type=kind)
         if kind is Judgment:
@@ -135,7 +154,12 @@ class _Fake:
         return self.trained("sft", sft_result(len(rows)), {"rows.jsonl": lines(rows)}, ["loss"], "revise", "helpful")
 
     def trained(
-        self, name: str, result: Record, files: dict[str, str], logged: Sequence[str], *inputs: str
+        self,
+        name: str,
+        result: SftResult | PreferenceModelResult | RlResult,
+        files: dict[str, str],
+        logged: Sequence[str],
+        *inputs: str,
     ) -> StageResult:
         stage = self.stage(name, *inputs)
         folder = stage.folder
@@ -145,7 +169,7 @@ class _Fake:
                 self.folder.metric(stage=name, step=step, steps=6, **figures, other="nan")
         for file, text in {**files, "result.json": result.to_json() + "\n"}.items():
             write_atomic(folder / file, text)
-        return stage.finish({"rows": 1}, outputs=[*files, "result.json"])
+        return stage.finish({"rows": 1}, outputs=[*files, "result.json"], failed=result.failures)
 
     def sample(self) -> StageResult:
         prompts = self.select("red_team", "train")

@@ -4,9 +4,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from fake_run import make_run
+from fake_models import make_prompts
+from fake_run import CONSTITUTION, RECIPE, make_run
 
 from constitutional.audit.current import STEP_NAMES, open_view
+from constitutional.audit.report import write_report
 from constitutional.audit.status import render_status, status
 from constitutional.errors import RunError
 from constitutional.runs import open_run
@@ -28,7 +30,8 @@ def test_every_step_with_counts_failures_and_tokens(run: Path) -> None:
     assert tuple(steps) == STEP_NAMES and {step.state for step in found.steps} == {"done"}
     revisions = _raw(run, "revise")
     usage = [r["usage"] for revision in revisions for r in revision["rounds"]]  # type: ignore[attr-defined]
-    assert steps["revise"].tokens is not None and len(usage) == 2 * len(revisions)
+    usage += [revision["initial_usage"] for revision in revisions]
+    assert steps["revise"].tokens is not None and len(usage) == 3 * len(revisions)
     assert steps["revise"].tokens.completion_tokens == sum(u["completion_tokens"] for u in usage) > 0
     judged = _raw(run, "judge")
     assert steps["judge"].tokens is not None
@@ -80,6 +83,27 @@ def test_steps_the_recipe_leaves_out(tmp_path: Path) -> None:
     (run / "run.yaml").write_text(recipe.replace("stages: null", "stages: [revise, helpful, gate]"))
     states = {step.name: step.state for step in status(run).steps}
     assert (states["helpful"], states["gate"], states["rl"]) == ("done", "absent", "left out")
+
+
+def test_steps_whose_folders_are_gone_or_stale(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    whole, current = status(run), json.loads((run / "current.json").read_text())
+    (run / "current.json").write_text(
+        json.dumps({**current, "renamed-step": "stages/12-renamed-step/0123456789abcdef"})
+    )
+    assert status(run) == whole
+    for name, folder in current.items():
+        (run / folder).rename(run / "aside")
+        found = status(run)
+        assert {s.name: s.state for s in found.steps} == {s: "absent" if s == name else "done" for s in STEP_NAMES}
+        assert name in render_status(found)
+        write_report(run, RECIPE, CONSTITUTION, make_prompts())
+        steps = json.loads((run / "report.json").read_text())["steps"]
+        assert [s["name"] for s in steps if s["state"] != "done"] == [name]
+        (run / "aside").rename(run / folder)
+    (run / "stages").rename(run / "aside")
+    assert {s.state for s in status(run).steps} == {"absent"}
+    write_report(run, RECIPE, CONSTITUTION, make_prompts())
 
 
 def test_what_is_no_run_folder(tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 from fake_run import CONSTITUTION, PACK, make_run
+from recipes import write_recipe
 
-from constitutional.audit.current import open_view
-from constitutional.audit.index import build_index
+from constitutional.audit.current import STEP_NAMES, open_view
+from constitutional.audit.index import KINDS, Entry, build_index
+from constitutional.audit.lineage import lineage
 from constitutional.audit.trace import TraceNode, problems, render_trace, trace
+from constitutional.config import load_recipe
 from constitutional.errors import RunError
 from constitutional.ledger import open_ledger
+from constitutional.pipeline import run_recipe
 from constitutional.records import Comparison, Judgment, Preference, Revision, short_digest
 from constitutional.runs import open_run
 from constitutional.training.rows import PreferenceRow, SftRow
@@ -88,6 +92,63 @@ def test_an_rl_answer_goes_down_through_all_the_training(run: Path) -> None:
     assert not [n for n in nodes(trace(run, str(base["id"]))) if n.title.startswith("rl")]
 
 
+def test_an_sl_answer_goes_down_to_the_principles_it_was_revised_under(run: Path) -> None:
+    answer = next(a for a in raw_rows(run, "answers", "data.jsonl") if a["system"] == "sl-cai")
+    tree = trace(run, str(answer["id"]))
+    revise = next(n for n in nodes(tree) if n.title.startswith("revise:"))
+    cited = {n.id: n for n in revise.children if n.kind == "principle"}
+    assert problems(tree) == [] and list(cited) == [p.ref for p in CONSTITUTION.principles]
+    for principle in CONSTITUTION.principles:
+        assert facts(cited[principle.ref], "digest") == [principle.digest]
+        assert facts(cited[principle.ref], "critique_request") == [principle.critique_request]
+        assert facts(cited[principle.ref], "revision_request") == [principle.revision_request]
+
+
+def test_the_steps_of_a_run_of_the_pipeline_itself(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "in")
+    whole = run_recipe(load_recipe(recipe, ()), recipe, tmp_path / "run")
+    refs = [
+        principle["id"] + "@1.0.0"
+        for principle in json.loads((whole.folder / "constitution.json").read_text())["principles"]
+    ]
+    asked = {
+        "revise": {"critique_request", "revision_request"},
+        "gate": {"comparison_request"},
+        "judge": {"comparison_request"},
+        "evaluate": {"comparison_request"},
+    }
+    for step in whole.steps:
+        tree = trace(whole.folder, step.result.key)
+        assert problems(tree) == []
+        cited = [n for n in tree.children if n.kind == "principle"]
+        assert [n.id for n in cited] == (refs if step.name in asked else [])
+        for node in cited:
+            assert {name for name, _ in node.facts if name.endswith("_request")} == asked[step.name]
+
+
+def test_the_seeds_of_single_draws_are_shown_where_a_record_keeps_them(run: Path) -> None:
+    with open_view(run) as view:
+        index = build_index(view)
+        comparison = view.rows("sample", "data.jsonl", Comparison)[0]
+        revision = view.rows("revise", "data.jsonl", Revision)[0]
+
+        def tree(record: Comparison | Revision) -> TraceNode:
+            return lineage(index, Entry(record.id, record))
+
+        def with_seeds(critique: int | None, drawn: int | None) -> Revision:
+            first = revision.rounds[0].model_copy(update={"critique_seed": critique, "revision_seed": drawn})
+            return revision.model_copy(update={"rounds": (first,)})
+
+        found = tree(comparison.model_copy(update={"a_seed": 0, "b_seed": 12}))
+        assert (facts(found, "seed of a"), facts(found, "seed of b")) == (["0"], ["12"])
+        found = tree(comparison.model_copy(update={"a_seed": None, "b_seed": None}))
+        assert facts(found, "seed of a") == facts(found, "seed of b") == []
+        for critique, drawn in ((7, 8), (None, 9)):
+            one = next(n for n in tree(with_seeds(critique, drawn)).children if n.kind == "round")
+            assert facts(one, "seed of critique") == ([] if critique is None else [str(critique)])
+            assert facts(one, "seed of revision") == [str(drawn)]
+
+
 def test_a_revision_shows_its_rounds_and_what_it_was_used_for(run: Path) -> None:
     revision = raw_rows(run, "revise", "data.jsonl")[0]
     tree = trace(run, str(revision["id"])[:12].upper())
@@ -146,6 +207,25 @@ def test_a_contradiction_is_said(run: Path, tmp_path: Path) -> None:
     found = problems(trace(changed, str(label["id"])))
     digest = CONSTITUTION.principles[0].digest
     assert any(f"recorded with digest {digest}, but not-harmful@1.0.0 in the constitution" in line for line in found)
+
+    for step, wanted in (("gate", []), ("revise", ["revision_request"])):  # a gate shows no revision request
+        key = Path(json.loads((run / "current.json").read_text())[step]).name
+        changed = shutil.copytree(run, tmp_path / f"constitution-{step}")
+        _rewrite(changed, "constitution.json", lambda c: c["principles"][0].update(revision_request="Be kind."))
+        told = [line for line in problems(trace(changed, key)) if "than the constitution stored in the run has" in line]
+        assert told == [
+            f"principle {CONSTITUTION.principles[0].ref}: the step used another {name} than the constitution stored "
+            "in the run has"
+            for name in wanted
+        ]
+
+    for number, shape in enumerate(([["a@1.0.0", "0" * 16]], ["a@1.0.0"], None)):
+        changed = shutil.copytree(run, tmp_path / f"shape-{number}")
+        revise = json.loads((run / "current.json").read_text())["revise"]
+        _rewrite(changed, f"{revise}/manifest.json", lambda m, s=shape: m["settings"].update(principles=s))
+        assert any(
+            "not recorded in the step's settings" in line for line in problems(trace(changed, Path(revise).name))
+        )
 
     changed = shutil.copytree(run, tmp_path / "gone")
     _rewrite(changed, "constitution.json", lambda c: c["principles"].pop(0))
@@ -209,3 +289,28 @@ def test_a_partial_run_is_traced_as_far_as_it_goes(tmp_path: Path) -> None:
     assert problems(trace(run, short_digest(row))) == []
     (run / "ledger.sqlite").unlink()
     assert trace(run, short_digest(row)).kind == "sft row"
+
+
+def test_steps_whose_folders_are_gone_or_stale(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    current = json.loads((run / "current.json").read_text())
+    with open_view(run) as view:
+        index = build_index(view)
+        ids = [next(e.id for e in index.entries.values() if e.kind == kind) for kind in sorted(KINDS.values())]
+    (run / "current.json").write_text(
+        json.dumps({**current, "renamed-step": "stages/12-renamed-step/0123456789abcdef"})
+    )
+    for name, folder in current.items():
+        (run / folder).rename(run / "aside")
+        with open_view(run) as view:
+            index = build_index(view)
+            for record_id in ids:
+                if record_id in index.entries:
+                    lineage(index, index.entries[record_id])
+            dependent = [lineage(index, e) for e in index.entries.values() if e.kind == "step"]
+        assert name in STEP_NAMES[-1:] or any(
+            f"step {name} is not finished" in p for n in dependent for p in problems(n)
+        )
+        (run / "aside").rename(run / folder)
+    (run / "current.json").write_text(json.dumps({**current, "sft": current["helpful"]}))  # another step's folder
+    assert any("'sft', which is not the current one" in line for line in problems(trace(run, current["rl"][-16:])))

@@ -21,6 +21,7 @@ from constitutional.audit.trace_node import (
     model_facts,
     principle_node,
     prompt_node,
+    seed_facts,
     template_facts,
     where,
 )
@@ -85,6 +86,7 @@ def _revision(ix: Index, revision: Revision) -> TraceNode:
 def _round(ix: Index, number: int, step: RevisionRound) -> TraceNode:
     facts = [("critique", step.critique or "none asked for"), ("revision", step.revision)]
     facts += [("flags", ", ".join(step.flags) or "none"), ("candidate", str(step.candidate + 1))]
+    facts += seed_facts(critique=step.critique_seed, revision=step.revision_seed)
     principle = principle_node(ix, step.principle, step.principle_digest, ("critique_request", "revision_request"))
     title = f"under {step.principle}"
     return TraceNode(kind="round", id=str(number), title=title, facts=tuple(facts), children=(principle,))
@@ -101,7 +103,7 @@ def _answer(ix: Index, answer: Answer) -> TraceNode:
 def _comparison(ix: Index, comparison: Comparison) -> TraceNode:
     facts: list[Fact] = [("origin", comparison.origin), ("a", comparison.a), ("b", comparison.b)]
     facts += [("model of a", comparison.a_model or "none"), ("model of b", comparison.b_model or "none")]
-    facts.append(("seed", str(comparison.seed)))
+    facts += seed_facts(a=comparison.a_seed, b=comparison.b_seed)
     children: list[TraceNode] = []
     if comparison.origin == "example":
         facts.append(("conversation", dialogue_text(comparison.messages)))

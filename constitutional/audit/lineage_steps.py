@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from constitutional.audit.index import Index
-from constitutional.audit.trace_node import Fact, TraceNode, check, missing, model_facts, principle_node, template_facts
+from constitutional.audit.trace_node import (
+    PROBLEM,
+    Fact,
+    TraceNode,
+    check,
+    missing,
+    model_facts,
+    principle_node,
+    template_facts,
+)
 from constitutional.evaluation.answers import System
 from constitutional.feedback.gate import GateReport
 from constitutional.records import Preference
@@ -70,12 +80,27 @@ def _software(result: StageResult, told: set[str]) -> list[Fact]:
 
 
 def _principles(ix: Index, name: str, result: StageResult) -> list[TraceNode]:
-    """The principles a step asked under, as its settings record them."""
-    recorded = result.manifest.settings.get("principles")
-    if name not in _REQUESTS or not isinstance(recorded, list):
+    """The principles a step asked under, as its settings record them: rows of a ref and the request texts it used."""
+    if name not in _REQUESTS:
         return []
-    pairs = [pair for pair in recorded if isinstance(pair, list) and len(pair) == 2]
-    return [principle_node(ix, str(ref), str(digest), _REQUESTS[name]) for ref, digest in pairs]
+    recorded = result.manifest.settings.get("principles")
+    if not isinstance(recorded, list):
+        return [missing("principle", "?", "not recorded in the step's settings")]
+    return [_principle(ix, row, _REQUESTS[name]) for row in recorded]
+
+
+def _principle(ix: Index, row: object, requests: Sequence[str]) -> TraceNode:
+    """One row `[ref, text, ...]`, its texts checked against those of the constitution stored in the run."""
+    if not isinstance(row, list) or len(row) != 1 + len(requests):
+        return missing("principle", "?", "not recorded in the step's settings as its ref and its request texts")
+    ref = str(row[0])
+    node = principle_node(ix, ref, None, requests)
+    stored = next((p for p in ix.view.constitution.principles if p.ref == ref), None)
+    differ = [name for name, text in zip(requests, row[1:], strict=True) if stored and text != getattr(stored, name)]
+    problems = [
+        (PROBLEM, f"the step used another {name} than the constitution stored in the run has") for name in differ
+    ]
+    return node.model_copy(update={"facts": (*node.facts, *problems)})
 
 
 def _outcome(ix: Index, name: str) -> list[Fact]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,6 @@ from constitutional.display import clock, printable
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.records import Answer, Judgment, Record, Revision, Usage
 from constitutional.runs import holder as lock_holder
-from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult
 
 State = Literal["done", "running", "unfinished", "absent", "left out"]
 
@@ -26,11 +24,6 @@ _ASKING: dict[str, type[Record]] = {
     "judge": Judgment,
     "answers": EvaluatedAnswer,
     "evaluate": Judgment,
-}
-_TRAINING: dict[str, type[SftResult] | type[PreferenceModelResult] | type[RlResult]] = {
-    "sft": SftResult,
-    "pm": PreferenceModelResult,
-    "rl": RlResult,
 }
 
 
@@ -136,7 +129,7 @@ def _step_status(view: RunView, name: str, running: bool) -> StepStatus:
             state="done",
             key=result.key,
             counts=manifest.counts,
-            failures=_failures(view, name, manifest.failures),
+            failures=dict(sorted(manifest.failures.items())),
             seconds=manifest.seconds,
             tokens=_tokens(view, name),
         )
@@ -147,22 +140,13 @@ def _step_status(view: RunView, name: str, running: bool) -> StepStatus:
     return StepStatus(name=name, state="absent" if wanted is None or name in wanted else "left out")
 
 
-def _failures(view: RunView, name: str, counted: dict[str, int]) -> dict[str, int]:
-    """Failures by kind: those of the chunks and those a trainer reports."""
-    kinds = Counter(counted)
-    if name in _TRAINING:
-        trained = view.figures(name, "result.json", _TRAINING[name])
-        kinds.update(failure.kind for failure in (trained.failures if trained else ()))
-    return dict(sorted(kinds.items()))
-
-
 def _tokens(view: RunView, name: str) -> Usage | None:
     if name not in _ASKING:
         return None
     found: list[Usage] = []
     for record in view.rows(name, "data.jsonl", _ASKING[name]):
         if isinstance(record, Revision):
-            found += [step.usage for step in record.rounds]
+            found += [record.initial_usage, *(step.usage for step in record.rounds)]
         elif isinstance(record, Answer | Judgment):
             found.append(record.usage)
         elif isinstance(record, EvaluatedAnswer):

@@ -124,5 +124,10 @@ def ledger_facts(ix: Index, judgment: Judgment) -> list[Fact]:
     return [("ledger", "holds it")] if stored == judgment else [(PROBLEM, "the ledger does not hold it")]
 
 
+def seed_facts(**seeds: int | None) -> list[Fact]:
+    """The seeds that single texts were drawn with, by what was drawn; none for what was not drawn."""
+    return [(f"seed of {drawn}", str(seed)) for drawn, seed in seeds.items() if seed is not None]
+
+
 def _more(count: int) -> str:
     return f" and {count - _USES_SHOWN} more" if count > _USES_SHOWN else ""

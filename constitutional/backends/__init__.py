@@ -38,6 +38,8 @@ class Backend(Protocol):
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
         """For each dialogue, the log-probability of each of its continuations, whatever their length.
 
+        NaN stands for a continuation that does not fit the context window: an error, never a value.
+
         Raises:
             BackendError: the engine gives no log-probabilities.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from constitutional.backends import Likelihood
+from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import encode_continuation, encode_dialogue
 from constitutional.errors import BackendError, ConfigError
@@ -56,9 +58,8 @@ class LocalBackend:
         self.tokenizer = _load_tokenizer(source, name)
         self._net = _load_network(source, name, DTYPES[dtype]).to(self.device)
         self.context = int(getattr(self._net.config, "max_position_embeddings", 2048))
-        # a layer with a sliding window ignores a tree mask, so such models get one row at a time and no mask
-        kinds = set(getattr(self._net.config, "layer_types", None) or ["full_attention"])
-        self._tree_nodes = TREE_NODES if kinds == {"full_attention"} else 0
+        # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
+        self._tree_nodes = TREE_NODES if _attends_fully(self._net.config) else 0
         self.model = model
         self._stop_ids = _stop_ids(self._net, self.tokenizer)
         pad = self.tokenizer.pad_token_id
@@ -128,12 +129,20 @@ class LocalBackend:
         )
 
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
-        """Log-probability of every continuation of every dialogue; tokens that rows share are computed once."""
+        """Log-probability of every continuation of every dialogue; tokens that rows share are computed once.
+
+        A continuation that does not fit the context gets NaN, and the rest of the batch is still answered.
+
+        Raises:
+            BackendError: a dialogue that does not fit even without a continuation (`room` is negative).
+        """
         prompts = [encode_dialogue(self.tokenizer, dialogue) for dialogue in batch]
         options = [[encode_continuation(self.tokenizer, text) for text in texts] for texts in continuations]
         for prompt, row_options in zip(prompts, options, strict=True):
-            self._check_room(len(prompt) + max(map(len, row_options)))
-        sums = [[0.0] * len(row_options) for row_options in options]
+            self._check_room(len(prompt))
+            # the last token is only predicted, never read; an option emptied here is left out of every pack
+            row_options[:] = [ids if len(prompt) + len(ids) - 1 <= self.context else [] for ids in row_options]
+        sums = [[0.0 if ids else math.nan for ids in row_options] for row_options in options]
         for pack in pack_sequences(prompts, options, self._tree_nodes):
             for target, value in zip(pack.targets, self._score(pack), strict=True):
                 sums[target.row][target.option] += value
@@ -186,12 +195,8 @@ def _length_sorted(prompts: Sequence[Sequence[int]], max_tokens: int) -> list[li
 
 
 def _load_tokenizer(source: str | Path, name: str) -> Any:
-    if isinstance(source, Path) or Path(source).exists():
-        folder = Path(source)
-        if not folder.is_dir() or not (folder / "config.json").is_file():
-            raise BackendError(f"{name}: '{folder}' is not a model folder (no config.json)")
-        if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            raise BackendError(f"{name}: model folder '{folder}' has no tokenizer (no tokenizer.json)")
+    if not is_hub_id(source):
+        check_model_folder(source, name)
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
@@ -206,6 +211,12 @@ def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"{name}: cannot load the model: {_first_line(error)}") from error
     return net.eval()
+
+
+def _attends_fully(config: Any) -> bool:
+    """Whether every layer attends to all earlier tokens; older families name a window but no kinds of layers."""
+    kinds = getattr(config, "layer_types", None)
+    return set(kinds) == {"full_attention"} if kinds else getattr(config, "sliding_window", None) is None
 
 
 def _stop_ids(net: Any, tokenizer: Any) -> list[int]:

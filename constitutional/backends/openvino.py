@@ -11,11 +11,12 @@ alone, so that equal dialogues in one batch would be answered alike.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from constitutional.backends import Likelihood
 from constitutional.backends.catalog import CATALOG
@@ -24,6 +25,8 @@ from constitutional.backends.openvino_model import Prepared, prepare
 from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
+
+T = TypeVar("T")
 
 PACKAGE = "openvino-genai"
 KV_CACHE_GB = 1
@@ -68,6 +71,7 @@ class OpenVinoBackend:
         self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()
         self._pipe = _open_engine(self._prepared.folder, threads)
+        self._engine = threading.Lock()  # held by a call that was interrupted until the engine has really ended it
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
@@ -126,8 +130,12 @@ class OpenVinoBackend:
         import openvino  # type: ignore[import-untyped,unused-ignore]
 
         tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
+        def call() -> Any:
+            with self._engine:
+                return self._pipe.generate(tensors, configs)
+
         try:
-            results = self._pipe.generate(tensors, configs)
+            results = _interruptible(call)
         except RuntimeError as error:
             raise BackendError(f"{self.model}: {_first_line(error)}", retryable=True) from error
         return [[int(token) for token in result.m_generation_ids[0]] for result in results]
@@ -177,6 +185,29 @@ def _open_engine(folder: Path, threads: int | None) -> Any:
         return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
     except RuntimeError as error:
         raise BackendError(f"the engine cannot open {folder.name}: {_first_line(error)}") from error
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """Runs a blocking engine call in a thread, so that Python can act on Ctrl-C and SIGTERM in the meantime.
+
+    The engine itself cannot be stopped: an interrupted call goes on in its thread until the batch is done.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _calls(prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:

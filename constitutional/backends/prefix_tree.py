@@ -41,6 +41,11 @@ class Pack:
             node = child
         return 0
 
+    def forks(self, sequence: Sequence[int]) -> bool:
+        """Whether inserting `sequence` would make a chain into a tree with branches."""
+        new = self.new_nodes(sequence)
+        return new > 0 and len(self.tokens) + new > len(sequence)
+
     def insert(self, sequence: Sequence[int]) -> list[int]:
         """Inserts a sequence and returns the node of each of its tokens."""
         path, node = [], -1
@@ -65,21 +70,29 @@ def pack_sequences(
     Rows are visited in lexicographic order of their tokens, so that rows sharing a long prefix land in one tree. A
     row's options always stay together; a single row longer than the budget gets a tree of its own.
 
+    A budget of 0 is for models that cannot be given a tree mask: no tree ever forks, so every pack is one plain sequence
+    under the ordinary causal mask, shared only by options and rows that lie on it.
+
     Args:
         prompts: token ids per row; none empty.
-        options: per row, the token ids of each continuation; none empty.
-        budget: most nodes in one tree.
+        options: per row, the token ids of each continuation; an empty one is left out.
+        budget: most nodes in one tree; 0 for chains.
     """
     pack = Pack()
     for row in sorted(range(len(prompts)), key=lambda r: list(prompts[r])):
         prompt = list(prompts[row])
-        longest = max(len(option) for option in options[row])
-        if pack.tokens and len(pack.tokens) + pack.new_nodes(prompt) + len(options[row]) * (longest - 1) > budget:
+        wanted = [(k, option) for k, option in enumerate(options[row]) if option]
+        growth = pack.new_nodes(prompt) + len(wanted) * max((len(option) - 1 for _, option in wanted), default=0)
+        if budget and pack.tokens and len(pack.tokens) + growth > budget:
             yield pack
             pack = Pack()
-        for k, option in enumerate(options[row]):
+        for k, option in wanted:
             # the last token of a continuation is only predicted, never read: it needs no node
-            path = pack.insert([*prompt, *option[:-1]])
+            sequence = [*prompt, *option[:-1]]
+            if not budget and pack.forks(sequence):
+                yield pack
+                pack = Pack()
+            path = pack.insert(sequence)
             for j, token in enumerate(option):
                 pack.targets.append(Target(row, k, path[len(prompt) - 1 + j], token))
     if pack.tokens:

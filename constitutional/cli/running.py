@@ -9,6 +9,9 @@ import typer
 
 from constitutional.display import printable
 
+BAD_ITEMS_EXIT = 3
+"""The run is complete, but some items could not be used (too long, empty): see the summary and the report."""
+
 
 def run_command(
     recipe_file: Path,
@@ -39,6 +42,8 @@ def run_command(
     if outcome.failures:
         typer.echo(f"{outcome.failures} items failed and are listed in the report")
     typer.echo(f"report: {outcome.report}")
+    if outcome.bad_items:
+        raise typer.Exit(BAD_ITEMS_EXIT)
 
 
 def evaluation_table(folder: Path) -> str:
@@ -62,11 +67,11 @@ def validate_command(path: Path) -> None:
         principles = len(constitution.principles)
         typer.echo(f"{path}: constitution {constitution.ref}, {principles} principles, {examples} examples: ok")
         return
+    from constitutional.pipeline import check_recipe
     from constitutional.pipeline.context import load_inputs
 
     inputs = load_inputs(load_recipe(path), path)
-    for role in ("policy", "feedback", "judge"):
-        inputs.spec(role)
+    check_recipe(inputs)
     typer.echo(
         f"{path}: recipe '{inputs.recipe.name}', constitution {inputs.constitution.ref}, "
         f"templates {inputs.pack.ref}, {len(inputs.prompts)} prompts: ok"

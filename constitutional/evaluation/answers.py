@@ -9,7 +9,7 @@ from constitutional.backends import Backend
 from constitutional.errors import BackendError
 from constitutional.evaluation.refusal import classify
 from constitutional.feedback.respond import respond
-from constitutional.records import Dialogue, Failure, FinishReason, Identified, Prompt, PromptKind, Sampling
+from constitutional.records import Answer, Dialogue, Failure, FinishReason, Identified, Prompt, PromptKind, Sampling
 from constitutional.templates import TemplatePack
 
 System = Literal["base", "sl-cai", "rl-cai"]
@@ -59,27 +59,15 @@ def answer(
         seed: the run's seed.
         chunk: number of this chunk.
     """
-    found = list(respond(prompts, policy=policy, pack=pack, sampling=sampling, seed=seed, chunk=chunk))
+    found = list(
+        respond(prompts, policy=policy, pack=pack, sampling=sampling, seed=seed, chunk=chunk, allow_empty=True)
+    )
     answers = [a for a in found if not isinstance(a, Failure)]
     by_id = {prompt.id: prompt for prompt in prompts}
     dialogues = [pack.render("respond", conversation=by_id[a.prompt_id].messages).dialogue for a in answers]
-    distances = _kl(policy, base, dialogues, [a.text for a in answers], [a.usage.completion_tokens for a in answers])
+    distances = _kl(policy, base, dialogues, answers)
     for failure in found:
-        if isinstance(failure, Failure) and failure.kind == "empty_generation":
-            # saying nothing is an answer, and counts as one in every rate
-            yield EvaluatedAnswer(
-                system=system,
-                prompt_id=failure.item_id,
-                kind=by_id[failure.item_id].kind,
-                model=policy.model,
-                text="",
-                finish_reason="stop",
-                label="empty",
-                tokens=0,
-                kl=None,
-                seed=seed,
-            )
-        elif isinstance(failure, Failure):
+        if isinstance(failure, Failure):
             yield failure.model_copy(update={"stage": "answers", "message": f"{system}: {failure.message}"})
     for one, kl in zip(answers, distances, strict=True):
         prompt = by_id[one.prompt_id]
@@ -98,14 +86,17 @@ def answer(
 
 
 def _kl(
-    policy: Backend, base: Backend | None, dialogues: Sequence[Dialogue], texts: Sequence[str], tokens: Sequence[int]
+    policy: Backend, base: Backend | None, dialogues: Sequence[Dialogue], answers: Sequence[Answer]
 ) -> list[float | None]:
-    if base is None or not texts:
-        return [None] * len(texts)
-    continuations = [[text] for text in texts]
+    rows = [i for i, answer in enumerate(answers) if answer.text]
+    found: list[float | None] = [None] * len(answers)
+    if base is None or not rows:
+        return found
+    asked, texts = [dialogues[i] for i in rows], [[answers[i].text] for i in rows]
     try:
-        own = policy.loglikelihood(dialogues, continuations)
-        other = base.loglikelihood(dialogues, continuations)
-    except BackendError:
-        return [None] * len(texts)
-    return [(o.logprobs[0] - b.logprobs[0]) / max(1, n) for o, b, n in zip(own, other, tokens, strict=True)]
+        own, other = policy.loglikelihood(asked, texts), base.loglikelihood(asked, texts)
+    except BackendError:  # an engine without log-probabilities
+        return found
+    for i, o, b in zip(rows, own, other, strict=True):
+        found[i] = (o.logprobs[0] - b.logprobs[0]) / max(1, answers[i].usage.completion_tokens)
+    return found

@@ -81,9 +81,16 @@ def labelled_examples(
 
 
 def labelled_pairs(pairs: Sequence[HumanPair], principles: Sequence[Principle]) -> list[Labelled]:
-    """Human-labelled pairs as comparisons; each is asked under one principle, taken in turn."""
-    found = []
-    for i, pair in enumerate(pairs):
+    """Human-labelled pairs as comparisons; each is asked under one principle, taken in turn.
+
+    Pairs that are flagged (equal or empty answers, no shared conversation) have no right answer to find; they and
+    repetitions are left out.
+    """
+    found: list[Labelled] = []
+    seen: set[str] = set()
+    for pair in pairs:
+        if pair.flags:
+            continue
         comparison = Comparison(
             prompt_id=short_digest([m.model_dump() for m in pair.messages]),
             messages=pair.messages,
@@ -91,7 +98,10 @@ def labelled_pairs(pairs: Sequence[HumanPair], principles: Sequence[Principle]) 
             b=pair.rejected,
             origin="human",
         )
-        principle = principles[i % len(principles)].ref
+        if comparison.id in seen:
+            continue
+        seen.add(comparison.id)
+        principle = principles[len(found) % len(principles)].ref
         found.append(Labelled(comparison=comparison, principles=(principle,), source="human"))
     return found
 

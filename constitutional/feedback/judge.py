@@ -19,6 +19,9 @@ from constitutional.templates import TemplatePack
 MIN_MASS = 0.01
 """Options that together hold less probability than this were not what the model was about to say: `invalid`."""
 
+OPTION_TOKENS = 8
+"""Room kept for an option: far more than " (A)" takes."""
+
 ORDERS: tuple[Order, Order] = ("ab", "ba")
 
 Known = Callable[[Sequence[str]], Mapping[str, Judgment]]
@@ -99,7 +102,7 @@ def judge(
     asked = questions(comparisons, assigned, pack=pack, judge_model=backend.model)
     found = known([question.key for question in asked]) if known else {}
     fresh = [question for question in asked if question.key not in found]
-    fitting = [question for question in fresh if backend.room(question.dialogue) > 0]
+    fitting = [question for question in fresh if backend.room(question.dialogue) >= OPTION_TOKENS]
     likelihoods = backend.loglikelihood([q.dialogue for q in fitting], [pack.options] * len(fitting)) if fitting else []
     by_key = dict(zip((question.key for question in fitting), likelihoods, strict=True))
     for question in asked:

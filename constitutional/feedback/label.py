@@ -83,9 +83,11 @@ def label(
         )
 
 
-def label_by_provenance(comparisons: Sequence[Comparison]) -> Iterator[Preference]:
-    """Labels for revision-against-original comparisons without a judge: the revision (`a`) is preferred."""
+def label_by_origin(comparisons: Sequence[Comparison]) -> Iterator[Preference]:
+    """Labels without a judge, by where the answers come from; `a` is preferred.
+
+    `provenance`: a revision over the answer it revises. `contrast`: a helpful answer over a reply to another prompt.
+    """
     for comparison in comparisons:
-        yield Preference(
-            comparison_id=comparison.id, p_a=1.0, rule="provenance", judgment_ids=(), principles=(), agreement=None
-        )
+        rule = "contrast" if comparison.origin == "contrast" else "provenance"
+        yield Preference(comparison_id=comparison.id, p_a=1.0, rule=rule, judgment_ids=(), principles=())

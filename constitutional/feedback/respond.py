@@ -30,10 +30,12 @@ def respond(
     seed: int,
     chunk: int = 0,
     draws: int = 1,
+    allow_empty: bool = False,
 ) -> Iterator[Answer | Failure]:
     """Draws `draws` answers per prompt, prompt by prompt.
 
-    A prompt that does not fit and an answer without text are Failures (`too_long`, `empty_generation`).
+    A prompt that does not fit is a Failure (`too_long`), and so is an answer without text (`empty_generation`) unless
+    `allow_empty`: for an evaluation, saying nothing is an answer.
     """
     dialogues = [pack.render("respond", conversation=prompt.messages).dialogue for prompt in prompts]
     drawn = []
@@ -46,7 +48,7 @@ def respond(
             if isinstance(completion, str):
                 yield Failure(item_id=prompt.id, stage="respond", kind="too_long", message=completion)
                 break
-            if not completion.text.strip():
+            if not completion.text.strip() and not allow_empty:
                 yield Failure(
                     item_id=prompt.id, stage="respond", kind="empty_generation", message=f"answer {index} has no text"
                 )

@@ -45,12 +45,12 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A candidate revision with its flags."""
+    """A candidate revision with its flags and the seed it was drawn with."""
 
-    completion: Completion
     text: str
     flags: tuple[str, ...]
     number: int
+    seed: int
 
 
 def draw_principles(
@@ -122,6 +122,7 @@ def revise(
                 prompt_id=prompt.id,
                 initial=item.answer.text,
                 initial_finish=item.answer.finish_reason,
+                initial_usage=item.answer.usage,
                 rounds=tuple(item.rounds),
                 policy=policy.model,
                 critic=critic.model,
@@ -142,7 +143,8 @@ def _revise_round(
 ) -> None:
     """One round for all items still on their way: critiques in one batch, then drafts until unflagged or used up."""
     alive = [item for item in items if item.failure is None]
-    critiques: dict[str, tuple[str | None, Completion | None]] = {item.prompt.id: (None, None) for item in alive}
+    critiques: dict[str, tuple[str | None, int | None]] = {item.prompt.id: (None, None) for item in alive}
+    spent: dict[str, list[Completion]] = {item.prompt.id: [] for item in alive}
     if with_critique:
         asked = [
             pack.render(
@@ -153,34 +155,32 @@ def _revise_round(
             )
             for item in alive
         ]
-        for item, question, completion in _ask(critic, alive, asked, pack, sampling, seed_for(seed, "critique")):
-            critiques[item.prompt.id] = (_joined(question, completion), completion)
+        draw = seed_for(seed, "critique")
+        for item, question, completion in _ask(critic, alive, asked, pack, sampling, draw):
+            critiques[item.prompt.id] = (_joined(question, completion), draw)
+            spent[item.prompt.id].append(completion)
     drafts: dict[str, _Draft] = {}
     for number in range(candidates):
-        open_items = [
+        waiting = [
             item
             for item in alive
             if item.failure is None and (item.prompt.id not in drafts or drafts[item.prompt.id].flags)
         ]
-        asked = [
-            _revision_question(pack, item, item.principles[k], critiques[item.prompt.id][0]) for item in open_items
-        ]
-        answered = _ask(critic, open_items, asked, pack, sampling, seed_for(seed, "revision", number))
-        for item, question, completion in answered:
+        asked = [_revision_question(pack, i, i.principles[k], critiques[i.prompt.id][0]) for i in waiting]
+        draw = seed_for(seed, "revision", number)
+        for item, question, completion in _ask(critic, waiting, asked, pack, sampling, draw):
             text = _joined(question, completion)
-            flags = revision_flags(
-                text,
-                answer=item.text,
-                critique=critiques[item.prompt.id][0],
-                truncated=completion.finish_reason == "length",
-            )
+            critique = critiques[item.prompt.id][0]
+            cut = completion.finish_reason == "length"
+            flags = revision_flags(text, answer=item.text, critique=critique, truncated=cut)
+            spent[item.prompt.id].append(completion)
             best = drafts.get(item.prompt.id)
             if best is None or len(flags) < len(best.flags):
-                drafts[item.prompt.id] = _Draft(completion, text, flags, number)
+                drafts[item.prompt.id] = _Draft(text, flags, number, draw)
     for item in alive:
         if item.failure is None:
-            draft, (critique, spoken) = drafts[item.prompt.id], critiques[item.prompt.id]
-            calls = [draft.completion, *([spoken] if spoken else [])]
+            draft, (critique, critique_seed) = drafts[item.prompt.id], critiques[item.prompt.id]
+            calls = spent[item.prompt.id]
             item.rounds.append(
                 RevisionRound(
                     principle=item.principles[k].ref,
@@ -189,6 +189,8 @@ def _revise_round(
                     revision=draft.text,
                     flags=draft.flags,
                     candidate=draft.number,
+                    critique_seed=critique_seed,
+                    revision_seed=draft.seed,
                     usage=Usage(
                         prompt_tokens=sum(call.prompt_tokens for call in calls),
                         completion_tokens=sum(call.completion_tokens for call in calls),

@@ -22,8 +22,8 @@ def sample(
 ) -> Iterator[Comparison | Failure]:
     """Draws `n` answers per prompt and pairs the first with the second, the third with the fourth, and so on.
 
-    Two equal answers make no comparison (Failure `identical_pair`); a prompt with fewer than two answers neither
-    (Failure `no_pair`).
+    Two equal answers make no comparison (Failure `identical_pair`); nor does an answer whose partner failed (Failure
+    `no_pair`; the partner has a Failure of its own).
     """
     answers: dict[str, list[Answer]] = {prompt.id: [] for prompt in prompts}
     for outcome in respond(prompts, policy=policy, pack=pack, sampling=sampling, seed=seed, chunk=chunk, draws=n):
@@ -33,8 +33,8 @@ def sample(
             answers[outcome.prompt_id].append(outcome)
     for prompt in prompts:
         drawn = answers[prompt.id]
-        if len(drawn) < 2:
-            yield Failure(item_id=prompt.id, stage="sample", kind="no_pair", message=f"{len(drawn)} answers")
+        if len(drawn) % 2:
+            yield Failure(item_id=prompt.id, stage="sample", kind="no_pair", message="an answer without a partner")
         for one, other in zip(drawn[::2], drawn[1::2], strict=False):
             if one.text == other.text:
                 yield Failure(item_id=prompt.id, stage="sample", kind="identical_pair", message=one.text[:80])
@@ -53,7 +53,24 @@ def compare_answers(prompt: Prompt, one: Answer, other: Answer) -> Comparison:
         b_model=other.model,
         origin="sampled",
         parents=(one.id, other.id),
-        seed=one.seed,
+        a_seed=one.seed,
+        b_seed=other.seed,
+    )
+
+
+def compare_contrast(prompt: Prompt, answer: Answer, refusal: Revision) -> Comparison:
+    """A comparison of a helpful answer (`a`) with the reply that was written for another, harmful prompt (`b`)."""
+    return Comparison(
+        prompt_id=prompt.id,
+        messages=prompt.messages,
+        a=answer.text,
+        b=refusal.final,
+        a_model=answer.model,
+        b_model=refusal.critic,
+        origin="contrast",
+        parents=(answer.id, refusal.id),
+        a_seed=answer.seed,
+        b_seed=refusal.rounds[-1].revision_seed,
     )
 
 
@@ -68,5 +85,6 @@ def compare_revision(prompt: Prompt, revision: Revision) -> Comparison:
         b_model=revision.policy,
         origin="revision",
         parents=(revision.id,),
-        seed=revision.seed,
+        a_seed=revision.rounds[-1].revision_seed,
+        b_seed=revision.seed,
     )

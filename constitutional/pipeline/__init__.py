@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import platform
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 import yaml
 
 from constitutional.audit.report import write_report
-from constitutional.backends.identity import identify
 from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, nearest
 from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
+from constitutional.pipeline.checks import check_contrast, check_ledger, check_models, check_prompts, check_steps
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import (
@@ -33,7 +34,7 @@ from constitutional.pipeline.feedback_steps import (
     sample_step,
 )
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
-from constitutional.runs import RunFolder, StageResult, open_run, write_atomic
+from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
 from constitutional.runs.manifest import git_commit, now, package_versions
 from constitutional.settings import Recipe
 
@@ -73,6 +74,12 @@ class RunOutcome:
     report: Path
 
     @property
+    def bad_items(self) -> int:
+        """Failures that say something of the input; two equal answers to a prompt are no fault."""
+        kinds = ("too_long", "empty_generation", "empty")
+        return sum(step.result.manifest.failures.get(kind, 0) for step in self.steps for kind in kinds)
+
+    @property
     def failures(self) -> int:
         """Items that failed, over all steps."""
         return sum(sum(step.result.manifest.failures.values()) for step in self.steps)
@@ -96,9 +103,9 @@ def run_recipe(
     if until is not None and until not in STEPS:
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
     inputs = load_inputs(recipe, recipe_file)
-    for role in ("policy", "feedback", "judge"):
-        identify(inputs.spec(role), recipe.dtype)  # a model that is not there is said now, not an hour later
+    check_recipe(inputs, until)
     with open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
+        check_ledger(ledger, list(_current(folder).values()))
         _write_lock(folder, inputs)
         context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent())
         try:
@@ -109,6 +116,15 @@ def run_recipe(
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
+
+
+def check_recipe(inputs: Inputs, until: str | None = None) -> None:
+    """Raises what a run would run into: missing steps, models or held-out prompts. Opens no model."""
+    steps = chosen_steps(inputs.recipe, until)
+    check_steps(steps)
+    check_contrast(inputs, steps)
+    check_models(inputs, steps)
+    check_prompts(inputs, steps)
 
 
 def chosen_steps(recipe: Recipe, until: str | None = None) -> list[str]:
@@ -132,18 +148,39 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
         done[name] = result
         outcomes.append(StepOutcome(name, result, reused))
         manifest = result.manifest
-        ctx.folder.event("step", step=name, key=result.key, reused=reused, seconds=manifest.seconds)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        ctx.folder.event(
+            "step", step=name, key=result.key, reused=reused, seconds=manifest.seconds, peak_memory_mb=memory
+        )
         failed = f", failures: {manifest.failures}" if manifest.failures else ""
         how = "reused" if reused else f"done in {manifest.seconds:.0f} s"
         ctx.display.say(f"{name}: {how}, {manifest.counts}{failed}")
-        folders = {step.name: step.result.folder.relative_to(ctx.folder.path).as_posix() for step in outcomes}
-        write_atomic(ctx.folder.path / "current.json", json.dumps(folders, indent=2) + "\n")
+        _write_current(ctx.folder, done)
         if name in MODEL_NAMES:
             _link_model(ctx.folder, MODEL_NAMES[name], result)
         if name == "gate":
             require(load_gate(result))
         gc.collect()  # models hold reference cycles; the next step may need the memory
     return tuple(outcomes)
+
+
+def _current(folder: RunFolder) -> Done:
+    """The finished steps the run folder names as current."""
+    path = folder.path / "current.json"
+    named = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found = {name: load_result(folder.path / place) for name, place in named.items() if name in STEPS}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def _write_current(folder: RunFolder, done: Done) -> None:
+    """current.json: the steps of this run, and later ones of an earlier run that were made from these very results."""
+    kept = {**done}
+    for name, result in _current(folder).items():
+        inputs = result.manifest.inputs
+        if name not in done and all(i in kept and kept[i].manifest.built == inputs[i].built for i in inputs):
+            kept[name] = result
+    places = {name: kept[name].folder.relative_to(folder.path).as_posix() for name in STEPS if name in kept}
+    write_atomic(folder.path / "current.json", json.dumps(places, indent=2) + "\n")
 
 
 def _link_model(folder: RunFolder, name: str, result: StageResult) -> None:

@@ -148,4 +148,8 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
     for request in ("revision_request", "comparison_request"):
         inputs.asking(request)
+    drawn = len(inputs.asking("revision_request"))
+    if not recipe.revise.replacement and recipe.revise.rounds > drawn:
+        wanted = recipe.revise.rounds
+        raise ConfigError(f"revise.rounds: {wanted} rounds without replacement need as many principles (not {drawn})")
     return inputs

@@ -18,7 +18,7 @@ from constitutional.evaluation.evaluate import (
 from constitutional.feedback.judge import choose_principles
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.feedback_steps import Lazy, judged, run_judge
-from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant
+from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant, seed_for
 from constitutional.runs import StageResult, write_atomic
 
 Pairs = dict[tuple[System, System, PromptKind], list[Comparison]]
@@ -63,7 +63,7 @@ def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
                 base=None if system == "base" else backends["base"].backend,
                 pack=ctx.pack,
                 sampling=draw,
-                seed=ctx.recipe.seed + 3,
+                seed=seed_for(ctx.recipe.seed, "answers"),
                 chunk=part,  # the same draw for every system
             )
 
@@ -111,11 +111,6 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     write_atomic(stage.folder / "evaluation.json", evaluation.to_json() + "\n")
     write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in asked))
     return stage.finish(outputs=["evaluation.json", "comparisons.jsonl"], ledger_head=ctx.ledger.head)
-
-
-def load_evaluation(result: StageResult) -> Evaluation:
-    """The table in a finished evaluate stage."""
-    return Evaluation.model_validate_json((result.folder / "evaluation.json").read_bytes())
 
 
 def _scores(ctx: Context, done: Done, pairs: Pairs) -> dict[str, tuple[float, float]]:

@@ -9,13 +9,23 @@ from constitutional.backends import Backend
 from constitutional.config import resolve_path
 from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate
 from constitutional.feedback.judge import choose_principles, judge, questions
-from constitutional.feedback.label import label, label_by_provenance
+from constitutional.feedback.label import label, label_by_origin
 from constitutional.feedback.respond import respond
 from constitutional.feedback.revise import revise
-from constitutional.feedback.sample import compare_revision, sample
+from constitutional.feedback.sample import compare_contrast, compare_revision, sample
 from constitutional.pipeline.context import Context, Done
 from constitutional.prompts import load_pairs
-from constitutional.records import Answer, Comparison, Failure, Judgment, Preference, Principle, Prompt, Revision
+from constitutional.records import (
+    Answer,
+    Comparison,
+    Failure,
+    Judgment,
+    Preference,
+    Principle,
+    Prompt,
+    Revision,
+    seed_for,
+)
 from constitutional.runs import Stage, StageResult, write_atomic
 
 
@@ -81,7 +91,8 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Helpful prompts → the policy's own answers (Answer records), which keep SFT from forgetting how to help."""
-    prompts, draw = ctx.select("helpful", "train"), ctx.sampling("policy")
+    prompts = ctx.select("helpful", "train")
+    draw = ctx.sampling("policy", max_tokens=ctx.recipe.helpful.max_tokens)
     stage = ctx.folder.stage(
         number,
         "helpful",
@@ -99,7 +110,12 @@ def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
 
     def work(chunk: Sequence[Prompt], index: int) -> Iterator[Answer | Failure]:
         return respond(
-            chunk, policy=policy.backend, pack=ctx.pack, sampling=draw, seed=ctx.recipe.seed + 1, chunk=index
+            chunk,
+            policy=policy.backend,
+            pack=ctx.pack,
+            sampling=draw,
+            seed=seed_for(ctx.recipe.seed, "helpful"),
+            chunk=index,
         )
 
     stage.run_chunks(prompts, work, chunk_size=ctx.recipe.chunk_size, output_type=Answer, progress=ctx.display.progress)
@@ -136,7 +152,7 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
             pack=ctx.pack,
             sampling=draw,
             n=settings.n,
-            seed=ctx.recipe.seed + 2,
+            seed=seed_for(ctx.recipe.seed, "sample"),
             chunk=index,
         )
 
@@ -208,9 +224,12 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
     rule, gate = ctx.recipe.label.rule, load_gate(done["gate"])
     by_judge = gate.labels == "judge"
-    inputs = {"gate": done["gate"], **({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})}
-    if not by_judge:
+    contrast = ctx.recipe.pm.contrast
+    inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
+    if not by_judge or contrast:
         inputs["revise"] = done["revise"]
+    if contrast:
+        inputs["helpful"] = done["helpful"]
     principles = ctx.asking("comparison_request")
     stage = ctx.folder.stage(
         number,
@@ -218,21 +237,25 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "rule": rule if by_judge else "provenance",
             "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
+            "contrast": contrast,
             "seed": ctx.recipe.seed,
         },
         inputs,
     )
+    usable = [r for r in done["revise"].records(Revision) if r.usable] if "revise" in inputs else []
     if by_judge:
         comparisons = done["sample"].records(Comparison)[: ctx.recipe.judging.limit]
         judgments = done["judge"].records(Judgment)
     else:
-        usable = [r for r in done["revise"].records(Revision) if r.usable]
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
+        judgments = []
+    if contrast and usable:
+        comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
-        if not by_judge:
-            return label_by_provenance(chunk)
-        return label(chunk, judgments, principles=principles, rule=rule, seed=ctx.recipe.seed)
+        judged = [c for c in chunk if c.origin == "sampled"]
+        yield from label(judged, judgments, principles=principles, rule=rule, seed=ctx.recipe.seed)
+        yield from label_by_origin([c for c in chunk if c.origin != "sampled"])
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
     if stage.result() is None:
@@ -248,6 +271,15 @@ def judged(
     keys = [q.key for q in questions(comparisons, principles, pack=ctx.pack, judge_model=ctx.identity("judge"))]
     found = ctx.ledger.lookup(keys)
     return [found[key] for key in keys]
+
+
+def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: int) -> list[Comparison]:
+    """Helpful prompts with their whole answers, each against the next refusal in turn."""
+    whole = [a for a in done["helpful"].records(Answer) if a.finish_reason == "stop"]
+    return [
+        compare_contrast(ctx.prompt(answer.prompt_id), answer, refusals[i % len(refusals)])
+        for i, answer in enumerate(whole[:count])
+    ]
 
 
 def run_judge(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
-from constitutional.pipeline.feedback_steps import load_gate
 from constitutional.records import Answer, Comparison, Preference, Prompt, Record, Revision
 from constitutional.runs import StageResult, write_atomic
 from constitutional.training.rows import PreferenceRow, RewardRow, SftRow
@@ -41,7 +41,8 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
         on_log=_logger(ctx, "sft"),
     )
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
-    return stage.finish({"rows": len(rows)}, outputs=["rows.jsonl", "result.json", MODEL_NAMES["sft"]])
+    outputs = ["rows.jsonl", "result.json", MODEL_NAMES["sft"]]
+    return stage.finish({"rows": result.rows}, outputs=outputs, failed=result.failures)
 
 
 def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> list[SftRow]:
@@ -96,8 +97,9 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
         on_log=_logger(ctx, "pm"),
     )
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
-    counts = {"rows": len(train), "heldout": len(heldout)}
-    return stage.finish(counts, outputs=["rows.jsonl", "heldout.jsonl", "result.json", MODEL_NAMES["pm"]])
+    counts = {"rows": result.rows, "heldout": len(heldout)}
+    outputs = ["rows.jsonl", "heldout.jsonl", "result.json", MODEL_NAMES["pm"]]
+    return stage.finish(counts, outputs=outputs, failed=result.failures)
 
 
 def preference_rows(ctx: Context, done: Done) -> tuple[list[PreferenceRow], list[PreferenceRow]]:
@@ -105,25 +107,26 @@ def preference_rows(ctx: Context, done: Done) -> tuple[list[PreferenceRow], list
     preferences = done["label"].records(Preference)
     text = (done["label"].folder / "comparisons.jsonl").read_text("utf-8")
     comparisons = {c.id: c for c in map(Comparison.model_validate_json, text.split("\n")[:-1])}
-    source = "ai" if load_gate(done["gate"]).labels == "judge" else "provenance"
+    labelled = [p for p in preferences if p.p_a is not None]
+    # the prompts of lowest id are held out: a draw by content, and never none of them
+    prompts = sorted({comparisons[p.comparison_id].prompt_id for p in labelled})
+    measured = set(prompts[: math.ceil(ctx.recipe.pm.heldout * len(prompts))])
     train, heldout = list[PreferenceRow](), list[PreferenceRow]()
-    for preference in preferences:
-        if preference.p_a is None:
-            continue
+    for preference in labelled:
         comparison = comparisons[preference.comparison_id]
+        p_a = preference.p_a or 0.0
         chosen, rejected = (comparison.a, comparison.b) if preference.a_chosen else (comparison.b, comparison.a)
         row = PreferenceRow(
             messages=comparison.messages,
             chosen=chosen,
             rejected=rejected,
-            probability=max(preference.p_a, 1 - preference.p_a),
+            probability=max(p_a, 1 - p_a),
             preference_id=preference.id,
             comparison_id=comparison.id,
-            source=source,
+            source="ai" if preference.judgment_ids else "provenance",
             principles=preference.principles,
         )
-        share = int(comparison.prompt_id, 16) / 16 ** len(comparison.prompt_id)
-        (heldout if share < ctx.recipe.pm.heldout else train).append(row)
+        (heldout if comparison.prompt_id in measured else train).append(row)
     if not train or not heldout:
         raise TrainingError(
             f"pm: {len(train)} labelled comparisons to train on and {len(heldout)} held out; both need at least one"
@@ -171,7 +174,8 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     )
     _write_rows(stage.folder / "rewards.jsonl", rewards)
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
-    return stage.finish({"rewards": len(rewards)}, outputs=["rewards.jsonl", "result.json", MODEL_NAMES["rl"]])
+    outputs = ["rewards.jsonl", "result.json", MODEL_NAMES["rl"]]
+    return stage.finish({"rewards": len(rewards)}, outputs=outputs, failed=result.failures)
 
 
 def _interleaved(one: list[Prompt], other: list[Prompt]) -> list[Prompt]:

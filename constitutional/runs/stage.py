@@ -129,6 +129,7 @@ class Stage:
         outputs: Sequence[str] = (),
         *,
         ledger_head: str | None = None,
+        failed: Sequence[Failure] = (),
     ) -> StageResult:
         """Merges the chunks, if there are any, and writes the manifest, after which the stage is finished.
 
@@ -136,6 +137,7 @@ class Stage:
             counts: what the manifest shall count beside `records` and `failures`.
             outputs: files and folders the stage wrote in its folder, relative to it.
             ledger_head: the ledger's head after this stage's judgments.
+            failed: items that failed outside the chunks; counted in the manifest with the chunks' own.
 
         Raises:
             RunError: a chunk is missing or damaged, an output is missing, or the disk is full.
@@ -149,6 +151,7 @@ class Stage:
             tally["records"], failures = _merge(folder)
             tally["failures"] = failures.total()
             names += [DATA, FAILURES]
+        failures.update(failure.kind for failure in failed)
         seed, started = self.settings.get("seed"), self._note() or now()
         manifest = Manifest(
             stage=self.name,

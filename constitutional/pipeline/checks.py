@@ -1,0 +1,100 @@
+"""What can be known to go wrong before anything is written: missing steps, models that cannot do their part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from constitutional.backends.identity import identify
+from constitutional.backends.specs import split_spec
+from constitutional.errors import ConfigError, DataError, LedgerError
+from constitutional.ledger import Ledger
+from constitutional.pipeline.context import Inputs
+from constitutional.records import user
+from constitutional.runs import StageResult
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "sft": ("revise", "helpful"),
+    "judge": ("sample",),
+    "label": ("revise", "sample", "gate", "judge"),
+    "pm": ("label",),
+    "rl": ("pm",),
+    "evaluate": ("answers",),
+}
+"""Steps whose results a step reads."""
+
+TRAINING = ("sft", "pm", "rl")
+JUDGING = ("gate", "judge", "evaluate")
+
+
+def check_steps(steps: Sequence[str]) -> None:
+    """Every step finds what it reads.
+
+    Raises:
+        ConfigError: naming the step and what it needs.
+    """
+    for step in steps:
+        for needed in NEEDS.get(step, ()):
+            if needed not in steps:
+                raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
+
+
+def check_contrast(inputs: Inputs, steps: Sequence[str]) -> None:
+    """Contrast pairs are made of helpful answers.
+
+    Raises:
+        ConfigError: `pm.contrast` without the step that makes them.
+    """
+    if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
+        raise ConfigError("stages: pm.contrast needs 'helpful', which is left out")
+
+
+def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
+    """Every model is there and can do what the steps ask of it.
+
+    Raises:
+        ConfigError: a policy that cannot be trained, a judge that gives no log-probabilities, a template pack that
+            training cannot follow.
+        BackendError: a model that is missing.
+    """
+    for role in ("policy", "feedback", "judge"):
+        identify(inputs.spec(role), inputs.recipe.dtype)
+    trained = [step for step in steps if step in TRAINING]
+    if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
+        raise ConfigError(f"policy: {inputs.recipe.policy} cannot be trained ({trained[0]}): use local: or embedded:")
+    if any(step in JUDGING for step in steps) and split_spec(inputs.spec("judge"))[0] == "openvino":
+        raise ConfigError(
+            f"judge: {inputs.spec('judge')} gives no log-probabilities of options: "
+            "name the same model as `judge: embedded:...`"
+        )
+    plain = (user("How are you?"),)
+    if trained and inputs.pack.render("respond", conversation=plain).dialogue != plain:
+        raise ConfigError(
+            f"templates: pack {inputs.pack.ref} does not ask in chat form, but {trained[0]} trains on chat messages: "
+            "leave the training steps out (stages:) or use a chat pack"
+        )
+
+
+def check_prompts(inputs: Inputs, steps: Sequence[str]) -> None:
+    """There is something to evaluate on when an evaluation is asked for.
+
+    Raises:
+        DataError: no held-out red-team prompt.
+    """
+    if "answers" in steps and not inputs.select("red_team", "heldout"):
+        raise DataError(
+            f"{inputs.recipe.prompts.red_team.path}: no held-out red-team prompts: give rows `split: heldout`, or set "
+            "prompts.red_team.limit and heldout_limit to hold out the rows after the limit"
+        )
+
+
+def check_ledger(ledger: Ledger, results: Sequence[StageResult]) -> None:
+    """The ledger is whole, and is the one the finished stages wrote to.
+
+    Raises:
+        LedgerError: the first thing wrong.
+    """
+    heads = [r.manifest.ledger_head for r in results if r.manifest.ledger_head]
+    problems = ledger.verify(heads)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise LedgerError(f"{problems[0]}{more}; move the run folder aside or restore the ledger")
