@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,39 @@ def test_too_long_and_no_likelihood(backend: openvino.OpenVinoBackend) -> None:
         backend.generate([(user("word " * 9000),)], WARM)
     with pytest.raises(BackendError, match=r"embedded:NAME.*mode: vote"):
         backend.loglikelihood([DIALOGUES[0]], [["A"]])
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_batch_is_acted_on(backend: openvino.OpenVinoBackend, number: int) -> None:
+    code = (
+        "import os, signal\n"
+        f"signal.signal({int(number)}, lambda n, _: os._exit(128 + n))\n"
+        "from constitutional.backends.openvino import OpenVinoBackend\n"
+        "from constitutional.records import Sampling, assistant\n"
+        f"engine = OpenVinoBackend('{NAME}', threads=1)\n"
+        "print('writing', flush=True)\n"
+        "engine.generate([(assistant('Once upon a time'),)] * 16, Sampling(temperature=1.5, max_tokens=1000))\n"
+    )
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "writing\n"
+            time.sleep(1.5)
+            assert child.poll() is None  # a whole batch takes far longer
+            child.send_signal(number)
+            assert child.wait(timeout=5) == 128 + number
+        finally:
+            child.kill()
+
+
+def test_an_engine_error_reaches_the_caller() -> None:
+    def broken() -> None:
+        raise RuntimeError("from the worker")
+
+    with pytest.raises(RuntimeError, match="from the worker"):
+        openvino._interruptible(broken)
+    assert openvino._interruptible(lambda: 7) == 7
 
 
 def test_rows_are_cut_into_calls_in_order() -> None:

@@ -3,8 +3,15 @@
 import random
 
 import pytest
+import torch
+from tiny_model import save_tiny_model
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from constitutional.backends.local import LocalBackend
 from constitutional.backends.prefix_tree import pack_sequences
+from constitutional.backends.tokens import encode_dialogue
+from constitutional.errors import BackendError
+from constitutional.records import assistant, user
 
 
 def _ancestors(pack, node):
@@ -28,6 +35,8 @@ def test_every_target_stands_behind_its_own_prefix(seed, budget):
             assert parent < node and pack.depth[node] == (pack.depth[parent] + 1 if parent >= 0 else 0)
         paths = [tuple(_ancestors(pack, node)) for node in range(len(pack.tokens))]
         assert len(set(paths)) == len(paths)  # no prefix is computed twice in one tree
+        if budget == 0:  # every pack is a chain
+            assert pack.parent == list(range(-1, len(pack.tokens) - 1))
         for t in pack.targets:
             seen.setdefault((t.row, t.option), []).append((_ancestors(pack, t.node), t.token))
     assert len(seen) == sum(map(len, options))
@@ -42,3 +51,88 @@ def test_the_budget_bounds_every_tree_but_a_single_long_row():
     sizes = [len(pack.tokens) for pack in pack_sequences(prompts, options, 25)]
     assert sum(sizes) == 10 * 10 + 50
     assert sorted(sizes)[-1] == 50 and all(size <= 25 for size in sizes if size != 50)
+
+
+def test_without_a_mask_options_share_a_pack_only_on_one_chain():
+    one_token, longer = [[7], [8]], [[7, 1], [8, 1]]
+    assert len(list(pack_sequences([[1, 2]], [one_token], 0))) == 1
+    assert len(list(pack_sequences([[1, 2]], [longer], 0))) == 2
+    assert len(list(pack_sequences([[1, 2], [1, 2, 3], [2]], [one_token] * 3, 0))) == 2
+
+
+def test_an_empty_option_is_left_out():
+    packs = list(pack_sequences([[1, 2], [3]], [[[7], []], [[], []]], 100))
+    assert [(t.row, t.option) for pack in packs for t in pack.targets] == [(0, 0)]
+    assert [pack.tokens for pack in packs] == [[1, 2]]
+
+
+WINDOW = 6
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "sliding_window": WINDOW,
+}
+
+
+def _mistral(vocabulary):
+    return MistralForCausalLM(MistralConfig(vocab_size=vocabulary, eos_token_id=2, **SHAPE))
+
+
+def _qwen2(vocabulary):
+    layers = {"use_sliding_window": True, "max_window_layers": 1}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, eos_token_id=2, **SHAPE, **layers))
+
+
+def _full(vocabulary):
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, eos_token_id=2, **SHAPE))  # the window is switched off
+
+
+def _windowed_backend(folder, network):
+    """A tiny model of another family behind the tiny tokenizer."""
+    save_tiny_model(folder)
+    torch.manual_seed(1)
+    network(len(AutoTokenizer.from_pretrained(folder))).save_pretrained(folder)
+    return LocalBackend(folder, name="local:tiny", model="tiny", dtype="float32")
+
+
+def _plain(backend, dialogue, continuation):
+    """The oracle: one full forward per sequence, no mask and no packing."""
+    prompt = encode_dialogue(backend.tokenizer, dialogue)
+    option = backend.tokenizer(continuation, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = backend._net(torch.tensor([prompt + option])).logits[0].log_softmax(-1)
+    return sum(float(logits[len(prompt) - 1 + j, token]) for j, token in enumerate(option))
+
+
+@pytest.mark.parametrize(("network", "packed"), [(_mistral, False), (_qwen2, False), (_full, True)])
+def test_a_sliding_window_model_equals_a_plain_forward(tmp_path, network, packed):
+    backend = _windowed_backend(tmp_path / "tiny", network)
+    assert (backend._tree_nodes > 0) == packed
+    rows = [(user("how do I pick a lock?"), assistant(text)) for text in ("Sure,", "I cannot", "Sure, first take")]
+    options = [[" a pin", " help with that", "."], [" A", " B"], [" good bad", " good a lock"]]
+    assert all(len(encode_dialogue(backend.tokenizer, row)) > WINDOW for row in rows)
+    found = backend.loglikelihood(rows, options)
+    for row, texts, likelihood in zip(rows, options, found, strict=True):
+        plain = [_plain(backend, row, text) for text in texts]
+        assert likelihood.logprobs == pytest.approx(plain, abs=1e-4)
+
+
+def test_an_option_over_the_edge_is_nan_and_aborts_nothing(tmp_path):
+    backend = _windowed_backend(tmp_path / "tiny", _full)
+    start, text = (user("a"),), ""
+    while backend.room((*start, assistant("b" + text))) > 1:
+        text += " a"
+    edge, short = (*start, assistant("b" + text)), (*start, assistant("b"))
+    assert backend.room(edge) == 1
+    one, two, three = ("!", "!?", "!?!")
+    got = backend.loglikelihood([edge, short], [[one, two, three], [one, three]])
+    assert got[0].logprobs[:2] == pytest.approx([_plain(backend, edge, one), _plain(backend, edge, two)], abs=1e-4)
+    assert got[0].logprobs[2] != got[0].logprobs[2]  # NaN: one token too many
+    assert got[1].logprobs == pytest.approx([_plain(backend, short, one), _plain(backend, short, three)], abs=1e-4)
+    with pytest.raises(BackendError, match="do not fit the context of 64 tokens"):
+        backend.loglikelihood([(user("a " * 80),)], [[one]])

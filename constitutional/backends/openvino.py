@@ -130,6 +130,7 @@ class OpenVinoBackend:
         import openvino  # type: ignore[import-untyped,unused-ignore]
 
         tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
+
         def call() -> Any:
             with self._engine:
                 return self._pipe.generate(tensors, configs)

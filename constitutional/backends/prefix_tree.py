@@ -70,8 +70,8 @@ def pack_sequences(
     Rows are visited in lexicographic order of their tokens, so that rows sharing a long prefix land in one tree. A
     row's options always stay together; a single row longer than the budget gets a tree of its own.
 
-    A budget of 0 is for models that cannot be given a tree mask: no tree ever forks, so every pack is one plain sequence
-    under the ordinary causal mask, shared only by options and rows that lie on it.
+    A budget of 0 is for models that cannot be given a tree mask: no tree ever forks, so every pack is one plain
+    sequence under the ordinary causal mask, shared only by options and rows that lie on it.
 
     Args:
         prompts: token ids per row; none empty.
