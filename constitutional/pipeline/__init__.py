@@ -24,15 +24,8 @@ from constitutional.ledger import open_ledger
 from constitutional.pipeline.checks import check_contrast, check_ledger, check_models, check_prompts, check_steps
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
-from constitutional.pipeline.feedback_steps import (
-    gate_step,
-    helpful_step,
-    judge_step,
-    label_step,
-    load_gate,
-    revise_step,
-    sample_step,
-)
+from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
+from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
 from constitutional.runs.manifest import git_commit, now, package_versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from constitutional.backends import Backend, open_backend
@@ -110,6 +111,18 @@ class Context(Inputs):
     def prompts_key(self, prompts: list[Prompt]) -> str:
         """A digest of a list of prompts, for stage keys."""
         return short_digest([p.id for p in prompts])
+
+
+class Lazy:
+    """A backend that is opened at the first chunk that needs it, and not at all when every chunk is done."""
+
+    def __init__(self, ctx: Context, spec: str) -> None:
+        self._ctx, self._spec = ctx, spec
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The open backend."""
+        return self._ctx.open_spec(self._spec)
 
 
 MODEL_NAMES = {"sft": "sl-cai", "pm": "pm", "rl": "rl-cai"}

@@ -16,8 +16,8 @@ from constitutional.evaluation.evaluate import (
     wins_by_score,
 )
 from constitutional.feedback.judge import choose_principles
-from constitutional.pipeline.context import MODEL_NAMES, Context, Done
-from constitutional.pipeline.feedback_steps import Lazy, judged, run_judge
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Lazy
+from constitutional.pipeline.judging_steps import judged, run_judge
 from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant, seed_for
 from constitutional.runs import StageResult, write_atomic
 

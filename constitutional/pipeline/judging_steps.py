@@ -1,0 +1,179 @@
+"""The steps that judge: gate, judge, label. Judgments go to the ledger chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from constitutional.config import resolve_path
+from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate
+from constitutional.feedback.judge import choose_principles, judge, questions
+from constitutional.feedback.label import label, label_by_origin
+from constitutional.feedback.sample import compare_contrast, compare_revision
+from constitutional.pipeline.context import Context, Done, Lazy
+from constitutional.prompts import load_pairs
+from constitutional.records import (
+    Answer,
+    Comparison,
+    Failure,
+    Judgment,
+    Preference,
+    Principle,
+    Revision,
+)
+from constitutional.runs import Stage, StageResult, write_atomic
+
+
+def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Labelled comparisons → the judge's answers → pass or fail (Judgment records, labelled.jsonl, gate.json)."""
+    settings, principles = ctx.recipe.gate, ctx.asking("comparison_request")
+    labelled = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle)
+    if settings.human is not None:
+        pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
+        labelled += labelled_pairs(pairs, principles)
+    stage = ctx.folder.stage(
+        number,
+        "gate",
+        {
+            "labelled": [[item.comparison.id, list(item.principles)] for item in labelled],
+            "settings": settings.model_dump(mode="json", exclude={"human", "human_limit", "examples_per_principle"}),
+            **_judge_key(ctx, principles),
+        },
+        {},
+    )
+    by_ref = {p.ref: p for p in principles}
+    assigned = {item.comparison.id: [by_ref[ref] for ref in item.principles] for item in labelled}
+    comparisons = [item.comparison for item in labelled]
+    run_judge(ctx, stage, comparisons, assigned)
+    if (finished := stage.result()) is not None:
+        return finished
+    answered = judged(ctx, comparisons, assigned)
+    report = measure_gate(
+        labelled,
+        answered,
+        judge=ctx.identity("judge"),
+        template_digest=ctx.pack.digest("judge"),
+        min_order_consistency=settings.min_order_consistency,
+        fallback=settings.fallback,
+    )
+    write_atomic(stage.folder / "gate.json", report.to_json() + "\n")
+    write_atomic(stage.folder / "labelled.jsonl", "".join(item.to_json() + "\n" for item in labelled))
+    return stage.finish(outputs=["gate.json", "labelled.jsonl"], ledger_head=ctx.ledger.head)
+
+
+def load_gate(result: StageResult) -> GateReport:
+    """The gate's report in a finished gate stage."""
+    return GateReport.model_validate_json((result.folder / "gate.json").read_bytes())
+
+
+def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Comparisons × principles × both orders → the ledger (Judgment records)."""
+    settings, principles = ctx.recipe.judging, ctx.asking("comparison_request")
+    comparisons = done["sample"].records(Comparison)[: settings.limit]
+    count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
+    stage = ctx.folder.stage(
+        number,
+        "judge",
+        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles)},
+        {"sample": done["sample"]},
+    )
+    assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
+    run_judge(ctx, stage, comparisons, assigned)
+    return stage.finish(ledger_head=ctx.ledger.head)
+
+
+def label_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
+    rule, gate = ctx.recipe.label.rule, load_gate(done["gate"])
+    by_judge = gate.labels == "judge"
+    contrast = ctx.recipe.pm.contrast
+    inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
+    if not by_judge or contrast:
+        inputs["revise"] = done["revise"]
+    if contrast:
+        inputs["helpful"] = done["helpful"]
+    principles = ctx.asking("comparison_request")
+    stage = ctx.folder.stage(
+        number,
+        "label",
+        {
+            "rule": rule if by_judge else "provenance",
+            "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
+            "contrast": contrast,
+            "seed": ctx.recipe.seed,
+        },
+        inputs,
+    )
+    usable = [r for r in done["revise"].records(Revision) if r.usable] if "revise" in inputs else []
+    if by_judge:
+        comparisons = done["sample"].records(Comparison)[: ctx.recipe.judging.limit]
+        judgments = done["judge"].records(Judgment)
+    else:
+        comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
+        judgments = []
+    if contrast and usable:
+        comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
+
+    def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
+        judged = [c for c in chunk if c.origin == "sampled"]
+        yield from label(judged, judgments, principles=principles, rule=rule, seed=ctx.recipe.seed)
+        yield from label_by_origin([c for c in chunk if c.origin != "sampled"])
+
+    stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
+    if stage.result() is None:
+        write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in comparisons))
+    return stage.finish(outputs=["comparisons.jsonl"])
+
+
+def judged(
+    ctx: Context, comparisons: Sequence[Comparison], assigned: Mapping[str, Sequence[Principle]]
+) -> list[Judgment]:
+    """The ledger's answers to these questions, in the order they are asked."""
+    principles = [assigned[c.id] for c in comparisons]
+    keys = [q.key for q in questions(comparisons, principles, pack=ctx.pack, judge_model=ctx.identity("judge"))]
+    found = ctx.ledger.lookup(keys)
+    return [found[key] for key in keys]
+
+
+def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: int) -> list[Comparison]:
+    """Helpful prompts with their whole answers, each against the next refusal in turn."""
+    whole = [a for a in done["helpful"].records(Answer) if a.finish_reason == "stop"]
+    return [
+        compare_contrast(ctx.prompt(answer.prompt_id), answer, refusals[i % len(refusals)])
+        for i, answer in enumerate(whole[:count])
+    ]
+
+
+def run_judge(
+    ctx: Context, stage: Stage, comparisons: Sequence[Comparison], assigned: Mapping[str, Sequence[Principle]]
+) -> None:
+    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists."""
+    backend = Lazy(ctx, ctx.spec("judge"))
+
+    def work(chunk: Sequence[Comparison], index: int) -> Iterator[Judgment]:
+        return judge(
+            chunk,
+            assigned=[assigned[c.id] for c in chunk],
+            backend=backend.backend,
+            pack=ctx.pack,
+            seed=ctx.recipe.seed,
+            known=ctx.ledger.lookup,
+        )
+
+    stage.run_chunks(
+        comparisons,
+        work,
+        chunk_size=max(1, ctx.recipe.chunk_size // 2),
+        output_type=Judgment,
+        before_commit=ctx.ledger.append,
+        progress=ctx.display.progress,
+    )
+
+
+def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
+    return {
+        "principles": [[p.ref, p.comparison_request] for p in principles],
+        "templates": [ctx.pack.digest("judge")],
+        "judge": ctx.identity("judge"),
+        "seed": ctx.recipe.seed,
+        "chunk_size": ctx.recipe.chunk_size,
+    }
