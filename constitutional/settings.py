@@ -71,7 +71,7 @@ class ReviseSettings(Record):
 
 
 class HelpfulSettings(Record):
-    """The policy's answers to helpful prompts; `max_tokens` None is the policy's. A cut answer is not trained on."""
+    """The policy's answers to helpful prompts; `max_tokens` None is the policy's."""
 
     max_tokens: Count | None = None
 

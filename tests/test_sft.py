@@ -236,3 +236,16 @@ def test_replacing_restores_an_output_caught_between_renames(tmp_path):
     with replacing(tmp_path / "m") as folder:
         (folder / "w").write_text("2")
     assert [(p.name, (p / "w").read_text()) for p in tmp_path.iterdir()] == [("m", "2")]
+
+
+def test_a_cut_answer_is_trained_on_without_an_end_of_turn(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    row = SftRow(
+        prompt=(user("name a bird"),), completion="a red bird", source_id="x", principle=None, origin="helpful"
+    )
+    (whole,), _ = tokenised_rows([row], tokenizer, 128)
+    (cut,), _ = tokenised_rows([row.model_copy(update={"complete": False})], tokenizer, 128)
+    trained = [token for token in cut["labels"] if token != -100]
+    assert tokenizer.decode(trained).strip() == "a red bird"
+    assert whole["input_ids"][: len(cut["input_ids"])] == cut["input_ids"]
+    assert tokenizer.decode(whole["input_ids"][len(cut["input_ids"]) :]).strip() == "<|im_end|>"

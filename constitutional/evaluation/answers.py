@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -98,5 +99,7 @@ def _kl(
     except BackendError:  # an engine without log-probabilities
         return found
     for i, o, b in zip(rows, own, other, strict=True):
-        found[i] = (o.logprobs[0] - b.logprobs[0]) / max(1, answers[i].usage.completion_tokens)
+        difference = o.logprobs[0] - b.logprobs[0]
+        if math.isfinite(difference):  # NaN: prompt and answer no longer fit the context
+            found[i] = difference / max(1, answers[i].usage.completion_tokens)
     return found

@@ -62,12 +62,16 @@ def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> 
                 origin="revision",
             )
             rows.append(row)
-    whole = [a for a in answers if a.finish_reason == "stop"] if settings.drop_flagged else answers
-    for answer in whole[: round(settings.helpful_ratio * len(rows))]:
-        prompt = ctx.prompt(answer.prompt_id).messages
-        rows.append(
-            SftRow(prompt=prompt, completion=answer.text, source_id=answer.id, principle=None, origin="helpful")
+    for answer in answers[: round(settings.helpful_ratio * len(rows))]:
+        row = SftRow(
+            prompt=ctx.prompt(answer.prompt_id).messages,
+            completion=answer.text,
+            source_id=answer.id,
+            principle=None,
+            origin="helpful",
+            complete=answer.finish_reason == "stop",
         )
+        rows.append(row)
     return rows
 
 

@@ -17,7 +17,8 @@ class SftRow(Record):
     """One supervised example: the loss is on `completion` only.
 
     `source_id` is the id of the revision or answer the completion was taken from; `principle` is the `id@version` the
-    last revision answered to, None for a helpful answer.
+    last revision answered to, None for a helpful answer. An answer that was cut at its token limit is not `complete`:
+    it is trained on as the beginning that it is, without an end of turn.
     """
 
     prompt: Dialogue
@@ -25,6 +26,7 @@ class SftRow(Record):
     source_id: str
     principle: str | None
     origin: Literal["revision", "helpful"]
+    complete: bool = True
 
 
 class PreferenceRow(Record):

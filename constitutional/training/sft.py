@@ -96,7 +96,7 @@ def tokenised_rows(
     examples: list[dict[str, object]] = []
     failures = []
     for row in rows:
-        full = dialogue_ids(tokenizer, (*row.prompt, assistant(row.completion)))
+        full = dialogue_ids(tokenizer, (*row.prompt, assistant(row.completion)), open_end=not row.complete)
         labels = completion_labels(dialogue_ids(tokenizer, row.prompt, generation_prompt=True), full)
         if not row.completion.strip():
             failures.append(Failure(item_id=row.source_id, stage="sft", kind="empty", message="empty completion"))

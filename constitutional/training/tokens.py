@@ -44,12 +44,18 @@ def open_tokenizer(folder: str | Path) -> Any:
     return tokenizer
 
 
-def dialogue_ids(tokenizer: Any, dialogue: Dialogue, *, generation_prompt: bool = False) -> list[int]:
-    """Token ids of a dialogue under the tokenizer's chat template; control tokens inside a message stay plain text."""
+def dialogue_ids(
+    tokenizer: Any, dialogue: Dialogue, *, generation_prompt: bool = False, open_end: bool = False
+) -> list[int]:
+    """Token ids of a dialogue under the tokenizer's chat template; control tokens inside a message stay plain text.
+
+    With `open_end` the last message is left open: no end-of-turn token follows it.
+    """
     messages = [{"role": message.role, "content": message.content} for message in dialogue]
     encoded = tokenizer.apply_chat_template(
         messages,
         add_generation_prompt=generation_prompt,
+        continue_final_message=open_end,
         tokenize=True,
         return_dict=True,
         sanitize_control_tokens=True,
