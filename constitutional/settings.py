@@ -71,7 +71,9 @@ class ReviseSettings(Record):
 
 
 class HelpfulSettings(Record):
-    """The policy's answers to helpful prompts; `max_tokens` None is the policy's."""
+    """The policy's answers to helpful prompts: `draws` of each; `max_tokens` None is the policy's."""
+
+    draws: Count = 1
 
     max_tokens: Count | None = None
 
