@@ -69,8 +69,8 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Helpful prompts → the policy's own answers (Answer records), which keep SFT from forgetting how to help."""
-    prompts = ctx.select("helpful", "train")
-    draw = ctx.sampling("policy", max_tokens=ctx.recipe.helpful.max_tokens)
+    settings, prompts = ctx.recipe.helpful, ctx.select("helpful", "train")
+    draw = ctx.sampling("policy", max_tokens=settings.max_tokens)
     stage = ctx.folder.stage(
         number,
         "helpful",
@@ -78,6 +78,7 @@ def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
             "policy": ctx.identity("policy"),
+            "draws": settings.draws,
             "sampling": draw.model_dump(mode="json"),
             "seed": ctx.recipe.seed,
             "chunk_size": ctx.recipe.chunk_size,
@@ -94,6 +95,7 @@ def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
             sampling=draw,
             seed=seed_for(ctx.recipe.seed, "helpful"),
             chunk=index,
+            draws=settings.draws,
         )
 
     stage.run_chunks(prompts, work, chunk_size=ctx.recipe.chunk_size, output_type=Answer, progress=ctx.display.progress)
