@@ -35,7 +35,7 @@ endif
 
 test: models
 	@echo "tests"
-	@$(BIN)/python -m pytest -q
+	@REQUIRE_MODELS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: .setup-done
 	@echo "check: ruff, mypy, import-linter"

@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
+from embedded_model import require
 
 from constitutional.backends import open_backend
-from constitutional.backends.embedded import converted_folder
 from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Sampling, assistant, user
@@ -16,10 +16,7 @@ pytestmark = pytest.mark.embedded
 
 @pytest.fixture(scope="module")
 def backend():
-    try:
-        converted_folder("smollm2-135m")
-    except BackendError as error:
-        pytest.skip(str(error))
+    require()
     return open_backend("embedded:smollm2-135m", dtype="float32")
 
 

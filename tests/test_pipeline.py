@@ -90,6 +90,28 @@ def test_a_change_recomputes_what_depends_on_it_and_only_that(finished, change, 
     assert set(reused(run(recipe, folder)).values()) == {True}  # and changing back finds everything again
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "redone"),
+    [
+        ("constitution.yaml", "is more kind?", "is kinder?", {"gate", "judge", "label", "evaluate"}),
+        ("constitution.yaml", "Write a kind answer.", "Write kindly.", {"revise"}),
+        ("constitution.yaml", "title: Tiny", "title: Small", set()),
+        ("help.jsonl", "Prompt help 0", "Prompt help zero", {"helpful"}),
+        ("red.jsonl", "Prompt red 2", "Prompt red two", {"answers", "evaluate"}),
+        ("model.yaml", "Maybe", "Perhaps", set(DATA)),
+    ],
+)
+def test_a_changed_file_recomputes_what_reads_it(tmp_path, file, old, new, redone):
+    recipe = write_recipe(tmp_path / "in")
+    run(recipe, tmp_path / "run")
+    path = tmp_path / "in" / file
+    text = path.read_text()
+    path.write_text(text.replace(old, new))
+    assert path.read_text() != text
+    again = reused(run(recipe, tmp_path / "run"))
+    assert {name for name, kept in again.items() if not kept} == redone
+
+
 def test_a_deleted_stage_is_rebuilt_with_what_depends_on_it(tmp_path):
     recipe = write_recipe(tmp_path / "in")
     run(recipe, tmp_path / "run")
