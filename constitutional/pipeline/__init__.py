@@ -5,12 +5,14 @@ Only this package reads and writes run folders; the steps' own functions take re
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import platform
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,8 +155,15 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
             _link_model(ctx.folder, MODEL_NAMES[name], result)
         if name == "gate":
             require(load_gate(result))
-        gc.collect()  # models hold reference cycles; the next step may need the memory
+        _release_memory()
     return tuple(outcomes)
+
+
+def _release_memory() -> None:
+    """Gives back what the step's models held: they are reference cycles, and glibc keeps freed memory to itself."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _current(folder: RunFolder) -> Done:
