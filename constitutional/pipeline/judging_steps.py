@@ -85,7 +85,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
     rule, gate = ctx.recipe.label.rule, load_gate(done["gate"])
     by_judge = gate.labels == "judge"
-    contrast = ctx.recipe.pm.contrast
+    contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
     if not by_judge or contrast:
         inputs["revise"] = done["revise"]
@@ -99,11 +99,14 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
             "rule": rule if by_judge else "provenance",
             "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
             "contrast": contrast,
+            "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
         },
         inputs,
     )
-    usable = [r for r in done["revise"].records(Revision) if r.usable] if "revise" in inputs else []
+    revisions = done["revise"].records(Revision) if "revise" in inputs else []
+    # what SFT may train on may be preferred, too: flagged revisions only where the recipe keeps them
+    usable = [r for r in revisions if r.final and (r.usable or not drop_flagged) and r.final != r.initial]
     if by_judge:
         comparisons = done["sample"].records(Comparison)[: ctx.recipe.judging.limit]
         judgments = done["judge"].records(Judgment)
