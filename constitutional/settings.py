@@ -1,4 +1,4 @@
-"""What a recipe may say: one small frozen model for each section. Defaults are the demo's, checked on two cores."""
+"""What a recipe may say: one small frozen model for each section."""
 
 from __future__ import annotations
 
