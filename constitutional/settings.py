@@ -163,6 +163,8 @@ class EvaluationSettings(Record):
 class Recipe(Record):
     """One run, fully written out. Paths are texts as written; `config.resolve_path` finds them.
 
+    `dtype` is what torch models compute in; `auto` is the one this machine is fast at.
+
     `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
     """
 
@@ -173,7 +175,7 @@ class Recipe(Record):
     policy: Spec
     feedback: SpecOrSelf = "self"
     judge: SpecOrSelf | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     threads: Count | None = None
     chunk_size: Count = 16
     stages: tuple[StageName, ...] | None = None

@@ -50,12 +50,13 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(spec: str, *, dtype: str = "bfloat16", threads: int | None = None) -> Backend:
+def open_backend(spec: str, *, dtype: str = "auto", threads: int | None = None) -> Backend:
     """Opens the model a spec names.
 
     Args:
         spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME` or `scripted:FILE`.
-        dtype: torch dtype of `local` and `embedded` models: "float32" or "bfloat16".
+        dtype: torch dtype of `local` and `embedded` models: "float32", "bfloat16", or "auto" for the one
+            this machine is fast at.
         threads: CPU threads; the engine's own choice when None.
 
     Raises:
@@ -71,6 +72,7 @@ def open_backend(spec: str, *, dtype: str = "bfloat16", threads: int | None = No
         from constitutional.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(rest, threads=threads)
+    from constitutional.backends.cpu import resolved_dtype
     from constitutional.backends.identity import identify
     from constitutional.backends.local import LocalBackend
 
@@ -79,4 +81,5 @@ def open_backend(spec: str, *, dtype: str = "bfloat16", threads: int | None = No
         from constitutional.backends.embedded import converted_folder
 
         source = converted_folder(rest)
+    dtype = resolved_dtype(dtype)
     return LocalBackend(source, name=spec, model=identify(spec, dtype), dtype=dtype, threads=threads)

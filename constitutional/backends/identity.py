@@ -10,6 +10,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from constitutional.backends.cpu import resolved_dtype
 from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.backends.specs import split_spec
 from constitutional.errors import BackendError
@@ -33,6 +34,10 @@ SHAPING = (
 def identify(spec: str, dtype: str) -> str:
     """The exact identity of the model a spec names; equal to the opened backend's `model`.
 
+    Args:
+        spec: as for `open_backend`.
+        dtype: likewise; "auto" is resolved, so the identity says what is computed in.
+
     Raises:
         ConfigError: unknown kind of spec or embedded name.
         BackendError: a model that is not there, or a folder that is no model folder.
@@ -46,6 +51,7 @@ def identify(spec: str, dtype: str) -> str:
         from constitutional.backends import openvino
 
         return str(openvino.identity(rest))
+    dtype = resolved_dtype(dtype)
     if kind == "embedded":
         from constitutional.backends import embedded
 

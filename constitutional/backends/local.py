@@ -12,9 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from constitutional.backends import Likelihood
+from constitutional.backends.cpu import amx_works
 from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import encode_continuation, encode_dialogue
+from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
@@ -43,7 +45,7 @@ class LocalBackend:
             source: a folder with config, safetensors and tokenizer, or a hub id.
             name: the spec it was asked for by, used in messages.
             model: its identity, for records.
-            dtype: "float32" or "bfloat16".
+            dtype: what is computed in, "float32" or "bfloat16". 16-bit weights stay so in memory under float32.
             threads: torch CPU threads; torch's own choice when None.
 
         Raises:
@@ -51,12 +53,15 @@ class LocalBackend:
         """
         if dtype not in DTYPES:
             raise ConfigError(f"unknown dtype '{dtype}' (known: {', '.join(DTYPES)})")
+        amx_works()
         if threads:
             torch.set_num_threads(threads)
         self.name = name
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = _load_tokenizer(source, name)
         self._net = _load_network(source, name, DTYPES[dtype]).to(self.device)
+        if dtype == "float32":
+            compute_in_float32(self._net)
         self.context = int(getattr(self._net.config, "max_position_embeddings", 2048))
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
         self._tree_nodes = TREE_NODES if _attends_fully(self._net.config) else 0
@@ -206,7 +211,11 @@ def _load_tokenizer(source: str | Path, name: str) -> Any:
 def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
     try:
         net = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=dtype, use_safetensors=True, attn_implementation="sdpa", trust_remote_code=False
+            str(source),
+            dtype="auto" if dtype == torch.float32 else dtype,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"{name}: cannot load the model: {_first_line(error)}") from error

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from constitutional.backends import Likelihood
 from constitutional.backends.catalog import CATALOG
+from constitutional.backends.cpu import amx_works
 from constitutional.backends.embedded import fetched_file, sha256_file
 from constitutional.backends.openvino_model import Prepared, prepare
 from constitutional.backends.tokens import encode_dialogue
@@ -67,6 +68,7 @@ class OpenVinoBackend:
             ConfigError: neither an embedded name nor a path that ends in `.gguf`.
             BackendError: the file or the package is missing, or the engine cannot read the file.
         """
+        amx_works()
         self.model = identity(name)
         self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()

@@ -40,7 +40,6 @@ def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
             "policy": ctx.identity("policy"),
-            "dtype": ctx.recipe.dtype,
             "sampling": draw.model_dump(mode="json"),
             "systems": list(systems),
             "seed": ctx.recipe.seed,

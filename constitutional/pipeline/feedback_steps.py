@@ -114,8 +114,7 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
-            "policy": None if inputs else ctx.identity("policy"),
-            "dtype": ctx.recipe.dtype,
+            "policy": ctx.identity("policy"),
             "sampling": draw.model_dump(mode="json"),
             "n": settings.n,
             "seed": ctx.recipe.seed,

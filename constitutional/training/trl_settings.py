@@ -17,6 +17,7 @@ import huggingface_hub.constants as hub
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from constitutional.backends.cpu import fast_dtype
 from constitutional.errors import ConfigError, nearest
 
 Scalar = str | int | float | bool | None
@@ -83,14 +84,6 @@ def checked_fields(dataclass: type, passed: Mapping[str, object], *, key: str) -
     return checked
 
 
-def native_bf16() -> bool:
-    """True where bfloat16 arithmetic is done in hardware, so that mixed precision is faster and not only smaller."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(probe() for probe in probes if probe is not None)
-
-
 def silence_telemetry() -> None:
     """Turns TRL's telemetry off unless the user has set HF_HUB_DISABLE_TELEMETRY."""
     if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
@@ -101,9 +94,9 @@ def silence_telemetry() -> None:
 def _common_defaults() -> dict[str, object]:
     return {
         "use_cpu": not torch.cuda.is_available(),
-        # Weights and optimiser state stay float32; only matrix products are rounded. On a CPU with bf16 instructions
-        # a step is about three times as fast, on one without it would be slower.
-        "bf16": native_bf16(),
+        # Weights and optimiser state stay float32; only matrix products are rounded. On AMX units
+        # a step is about three times as fast; without them it is slower, even where the CPU knows bfloat16.
+        "bf16": fast_dtype() == "bfloat16",
         "activation_checkpointing": False,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # the filter would report a NaN loss as the last good one

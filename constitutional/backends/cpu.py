@@ -1,0 +1,76 @@
+"""What this machine's processor can really do."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+_LIMIT = "ONEDNN_MAX_CPU_ISA"  # read by oneDNN, the matrix library in torch and in OpenVINO, at its first use
+_WITHOUT_AMX = "AVX512_CORE_FP16"
+_log = logging.getLogger(__name__)
+
+
+@cache
+def amx_works() -> bool:
+    """True where bfloat16 matrix products run on AMX units.
+
+    Some virtual machines announce AMX and cannot run it: the first bfloat16 product ends the process with SIGILL,
+    without a word. There oneDNN is kept from it, so call this before the first product. A limit the user has set stays.
+    """
+    if os.environ.get(_LIMIT, "").upper() not in ("", "DEFAULT", "ALL"):
+        return "AMX" in os.environ[_LIMIT].upper()
+    if not _announces_amx():
+        return False
+    if _survives(_multiply_bfloat16):
+        return True
+    os.environ[_LIMIT] = _WITHOUT_AMX
+    _log.warning("this processor announces AMX but cannot run it: going on without (%s=%s)", _LIMIT, _WITHOUT_AMX)
+    return False
+
+
+def fast_dtype() -> str:
+    """The number type this machine multiplies fastest: "bfloat16" on a GPU or AMX, else "float32".
+
+    AVX-512 alone has bfloat16 instructions too, but there float32 is faster (docs/LOG.md).
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if amx_works() else "float32"
+
+
+def resolved_dtype(dtype: str) -> str:
+    """`dtype`, or this machine's fast one for "auto"."""
+    return fast_dtype() if dtype == "auto" else dtype
+
+
+def _announces_amx() -> bool:
+    try:
+        return " amx_tile" in Path("/proc/cpuinfo").read_text("ascii", errors="replace")
+    except OSError:
+        return False
+
+
+def _survives(work: Callable[[], object]) -> bool:
+    """True when a forked child gets through `work` alive."""
+    child = os.fork()
+    if child == 0:
+        try:
+            faulthandler.disable()  # the death is expected: no report of it
+            work()
+        finally:
+            os._exit(0)  # whatever else went wrong in the child, it was not killed
+    return not os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def _multiply_bfloat16() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # a forked child has lost its parent's threads
+    matrix = torch.ones(64, 64, dtype=torch.bfloat16)
+    matrix @ matrix
