@@ -98,10 +98,15 @@ class SftSettings(Record):
 
 
 class SampleSettings(Record):
-    """Answers drawn for each prompt, to be compared; `temperature` None is the policy's."""
+    """Answers drawn for each prompt, to be compared; `temperature` None is the policy's.
+
+    `revisions` adds each revision against the answer it revises, for the judge to compare: two draws of one small
+    policy are often too much alike for a preference model to learn from.
+    """
 
     n: Annotated[int, Field(ge=2, multiple_of=2)] = 2
     temperature: Annotated[float, Field(ge=0)] | None = None
+    revisions: bool = False
 
 
 class JudgingSettings(Record):

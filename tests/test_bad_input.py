@@ -38,6 +38,7 @@ def recipe(tmp_path):
         (["revise={rounds: 4, replacement: false}"], "revise.rounds: 4 rounds without replacement need as many"),
         (["sample.n=3"], "sample.n"),
         (["judge=local:nowhere"], "nowhere"),
+        (["sample.revisions=true", "stages=[sample]"], "sample.revisions needs 'revise'"),
         (["pm.contrast=1", "stages=[revise, sample, gate, judge, label]"], "pm.contrast needs 'helpful'"),
     ],
 )

@@ -15,7 +15,7 @@ from recipes import write_recipe
 from constitutional.config import load_recipe
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import run_recipe
-from constitutional.records import Judgment, Preference, Revision
+from constitutional.records import Comparison, Judgment, Preference, Revision
 from constitutional.runs import load_result
 
 KILLS = int(os.environ.get("KILLS", "20"))
@@ -88,6 +88,22 @@ def test_a_change_recomputes_what_depends_on_it_and_only_that(finished, change, 
     again = reused(run(recipe, folder, change))
     assert {name for name, kept in again.items() if not kept} == redone
     assert set(reused(run(recipe, folder)).values()) == {True}  # and changing back finds everything again
+
+
+def test_revisions_are_judged_against_what_they_revise_when_asked(finished):
+    recipe, folder, _ = finished
+    result = run(recipe, folder, "sample.revisions=true", "judging.limit=8")
+    assert {step.name for step in result.steps if not step.reused} == {"sample", "judge", "label"}
+    steps = {step.name: step.result for step in result.steps}
+    comparisons = {c.id: c for c in steps["sample"].records(Comparison)}
+    revisions = {r.id: r for r in steps["revise"].records(Revision)}
+    added = [c for c in comparisons.values() if c.origin == "revision"]
+    assert added and all(revisions[c.parents[0]].final == c.a for c in added)
+    assert {c.origin for c in list(comparisons.values())[:4]} == {"revision", "sampled"}  # a limit takes both kinds
+    labelled = [p for p in steps["label"].records(Preference) if comparisons[p.comparison_id].origin == "revision"]
+    assert labelled and all(p.judgment_ids and p.rule == "mean" for p in labelled)
+    code, text = cli("trace", str(folder), labelled[0].id)
+    assert code == 0 and "PROBLEM" not in text and labelled[0].judgment_ids[0] in text
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def heldout_transcripts(view: RunView, prompts: Mapping[str, Prompt]) -> list[He
 
 def training_transcripts(view: RunView, prompts: Mapping[str, Prompt]) -> list[Training]:
     """Revisions with the last sampled answer and the last rollout on the same prompt."""
-    sampled = {c.prompt_id: c for c in view.rows("sample", "data.jsonl", Comparison)}
+    sampled = {c.prompt_id: c for c in view.rows("sample", "data.jsonl", Comparison) if c.origin == "sampled"}
     rollouts = {r.prompt_id: r for r in view.rows("rl", "rewards.jsonl", RewardRow)}
     found = [
         Training(

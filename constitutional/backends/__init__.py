@@ -55,7 +55,7 @@ def open_backend(spec: str, *, dtype: str = "auto", threads: int | None = None) 
 
     Args:
         spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME` or `scripted:FILE`.
-        dtype: torch dtype of `local` and `embedded` models: "float32", "bfloat16", or "auto" for the one
+        dtype: what the model computes in: "float32", "bfloat16", or "auto" for the one
             this machine is fast at.
         threads: CPU threads; the engine's own choice when None.
 
@@ -71,7 +71,7 @@ def open_backend(spec: str, *, dtype: str = "auto", threads: int | None = None) 
     if kind == "openvino":
         from constitutional.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(rest, threads=threads)
+        return OpenVinoBackend(rest, dtype=dtype, threads=threads)
     from constitutional.backends.cpu import resolved_dtype
     from constitutional.backends.identity import identify
     from constitutional.backends.local import LocalBackend

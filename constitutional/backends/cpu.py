@@ -32,16 +32,21 @@ def amx_works() -> bool:
     return False
 
 
-def fast_dtype() -> str:
-    """The number type this machine multiplies fastest: "bfloat16" on a GPU or AMX, else "float32".
+def fast_cpu_dtype() -> str:
+    """The number type this processor multiplies fastest: "bfloat16" with AMX, else "float32".
 
     AVX-512 alone has bfloat16 instructions too, but there float32 is faster (docs/LOG.md).
     """
+    return "bfloat16" if amx_works() else "float32"
+
+
+def fast_dtype() -> str:
+    """The number type torch multiplies fastest here, on a GPU where there is one."""
     import torch
 
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if amx_works() else "float32"
+    return fast_cpu_dtype()
 
 
 def resolved_dtype(dtype: str) -> str:

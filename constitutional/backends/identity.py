@@ -50,7 +50,7 @@ def identify(spec: str, dtype: str) -> str:
     if kind == "openvino":
         from constitutional.backends import openvino
 
-        return str(openvino.identity(rest))
+        return str(openvino.identity(rest, dtype))
     dtype = resolved_dtype(dtype)
     if kind == "embedded":
         from constitutional.backends import embedded

@@ -23,7 +23,7 @@ from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, nearest
 from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
-from constitutional.pipeline.checks import check_contrast, check_ledger, check_models, check_prompts, check_steps
+from constitutional.pipeline.checks import check_ledger, check_models, check_prompts, check_sources, check_steps
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
@@ -117,7 +117,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     """Raises what a run would run into: missing steps, models or held-out prompts. Opens no model."""
     steps = chosen_steps(inputs.recipe, until)
     check_steps(steps)
-    check_contrast(inputs, steps)
+    check_sources(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
 

@@ -38,12 +38,14 @@ def check_steps(steps: Sequence[str]) -> None:
                 raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
 
 
-def check_contrast(inputs: Inputs, steps: Sequence[str]) -> None:
-    """Contrast pairs are made of helpful answers.
+def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
+    """Comparisons that a setting adds find what they are made of.
 
     Raises:
-        ConfigError: `pm.contrast` without the step that makes them.
+        ConfigError: `sample.revisions` without revisions, or `pm.contrast` without helpful answers.
     """
+    if inputs.recipe.sample.revisions and "sample" in steps and "revise" not in steps:
+        raise ConfigError("stages: sample.revisions needs 'revise', which is left out")
     if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
         raise ConfigError("stages: pm.contrast needs 'helpful', which is left out")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from constitutional.feedback.respond import respond
 from constitutional.feedback.revise import revise
-from constitutional.feedback.sample import sample
+from constitutional.feedback.sample import compare_revision, sample
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.records import (
     Answer,
@@ -102,12 +102,21 @@ def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
     return stage.finish()
 
 
+def usable_revisions(ctx: Context, done: Done) -> list[Revision]:
+    """Revisions that may be preferred to what they revise: flagged ones only where SFT may train on them, too."""
+    keep_flagged = not ctx.recipe.sft.drop_flagged
+    found = done["revise"].records(Revision)
+    return [r for r in found if r.final and (r.usable or keep_flagged) and r.final != r.initial]
+
+
 def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Red-team prompts → pairs of answers of the SL model (Comparison records)."""
+    """Red-team prompts → pairs of answers to compare: two draws of SL-CAI, and revision and original (Comparisons)."""
     settings, prompts = ctx.recipe.sample, ctx.select("red_team", "train")
     draw = ctx.sampling("policy", temperature=settings.temperature)
     spec = ctx.trained(done, "sft")
     inputs = {"sft": done["sft"]} if "sft" in done else {}
+    if settings.revisions:
+        inputs["revise"] = done["revise"]
     stage = ctx.folder.stage(
         number,
         "sample",
@@ -117,15 +126,19 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
             "policy": ctx.identity("policy"),
             "sampling": draw.model_dump(mode="json"),
             "n": settings.n,
+            "revisions": ["drop_flagged", ctx.recipe.sft.drop_flagged] if settings.revisions else [],
             "seed": ctx.recipe.seed,
             "chunk_size": ctx.recipe.chunk_size,
         },
         inputs,
     )
     policy = Lazy(ctx, spec)
+    revisions = usable_revisions(ctx, done) if settings.revisions else []
+    against_original = {r.prompt_id: compare_revision(ctx.prompt(r.prompt_id), r) for r in revisions}
 
-    def work(chunk: Sequence[Prompt], index: int) -> Iterator[Comparison | Failure]:
-        return sample(
+    def work(chunk: Sequence[Prompt], index: int) -> list[Comparison | Failure]:
+        pairs: list[Comparison | Failure] = [against_original[p.id] for p in chunk if p.id in against_original]
+        pairs += sample(
             chunk,
             policy=policy.backend,
             pack=ctx.pack,
@@ -134,6 +147,8 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
             seed=seed_for(ctx.recipe.seed, "sample"),
             chunk=index,
         )
+        place = {prompt.id: i for i, prompt in enumerate(chunk)}  # prompt by prompt, so that a limit takes both kinds
+        return sorted(pairs, key=lambda pair: place[pair.item_id if isinstance(pair, Failure) else pair.prompt_id])
 
     stage.run_chunks(
         prompts, work, chunk_size=ctx.recipe.chunk_size, output_type=Comparison, progress=ctx.display.progress

@@ -10,6 +10,7 @@ from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
 from constitutional.pipeline.context import Context, Done, Lazy
+from constitutional.pipeline.feedback_steps import usable_revisions
 from constitutional.prompts import load_pairs
 from constitutional.records import (
     Answer,
@@ -104,22 +105,21 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         },
         inputs,
     )
-    revisions = done["revise"].records(Revision) if "revise" in inputs else []
-    # what SFT may train on may be preferred, too: flagged revisions only where the recipe keeps them
-    usable = [r for r in revisions if r.final and (r.usable or not drop_flagged) and r.final != r.initial]
+    usable = usable_revisions(ctx, done) if "revise" in inputs else []
     if by_judge:
         comparisons = done["sample"].records(Comparison)[: ctx.recipe.judging.limit]
+        asked = {c.id for c in comparisons}
         judgments = done["judge"].records(Judgment)
     else:
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
-        judgments = []
+        judgments, asked = [], set()
     if contrast and usable:
         comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
-        judged = [c for c in chunk if c.origin == "sampled"]
+        judged = [c for c in chunk if c.id in asked]
         yield from label(judged, judgments, principles=principles, rule=rule, seed=ctx.recipe.seed)
-        yield from label_by_origin([c for c in chunk if c.origin != "sampled"])
+        yield from label_by_origin([c for c in chunk if c.id not in asked])
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
     if stage.result() is None:
@@ -138,11 +138,16 @@ def judged(
 
 
 def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: int) -> list[Comparison]:
-    """Helpful prompts with their whole answers, each against the next refusal in turn."""
-    whole = [a for a in done["helpful"].records(Answer) if a.finish_reason == "stop"]
+    """Helpful prompts, spread evenly over the file, with one answer each, against the next refusal in turn.
+
+    Most answers are cut at their token limit; so are the rollouts that the preference model is going to score.
+    """
+    answers = [a for a in done["helpful"].records(Answer) if a.index == 0]
+    count = min(count, len(answers))
+    spread = [answers[i * len(answers) // count] for i in range(count)]
     return [
         compare_contrast(ctx.prompt(answer.prompt_id), answer, refusals[i % len(refusals)])
-        for i, answer in enumerate(whole[:count])
+        for i, answer in enumerate(spread)
     ]
 
 

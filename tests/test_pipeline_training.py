@@ -1,0 +1,78 @@
+"""What a changed training setting recomputes: the whole recipe with real trainers on a tiny random policy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+from test_pipeline import reused, run
+from tiny_model import save_tiny_model
+
+from constitutional.runs import load_result
+
+STEPS = ("revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate")
+AFTER_RL = {"rl", "answers", "evaluate"}
+AFTER_PM = {"pm"} | AFTER_RL
+AFTER_SFT = {"sft", "sample", "judge", "label"} | AFTER_PM
+SETS = (
+    f"stages=[{', '.join(STEPS)}]",
+    "policy=local:policy",
+    "feedback=scripted:model.yaml",
+    "dtype=float32",
+    "sampling.policy={temperature: 1.0, max_tokens: 6}",
+    "revise={rounds: 1}",
+    "sft={drop_flagged: false, trl: {max_steps: 1, learning_rate: 0.01}}",
+    "pm={heldout: 0.3, trl: {max_steps: 1, learning_rate: 0.01}}",
+    "rl={steps: 1, generations: 2, prompts_per_step: 2, max_tokens: 4, trl: {learning_rate: 0.01}}",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(folder / "in")
+    save_tiny_model(folder / "in" / "policy", context=512)
+    result = run(recipe, folder / "run", *SETS)
+    assert tuple(step.name for step in result.steps) == STEPS and not any(step.reused for step in result.steps)
+    return recipe, folder / "run"
+
+
+def redone(recipe: Path, folder: Path, *changes: str) -> set[str]:
+    return {name for name, kept in reused(run(recipe, folder, *SETS, *changes)).items() if not kept}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("sft.trl.learning_rate=0.02", AFTER_SFT),
+        ("sft.helpful_ratio=0.5", AFTER_SFT),
+        ("pm.trl.learning_rate=0.02", AFTER_PM),
+        ("pm.contrast=1.0", AFTER_PM),
+        ("rl.kl=0.1", AFTER_RL),
+        ("rl.algorithm=grpo", AFTER_RL),
+        ("evaluation.judge_limit=2", {"evaluate"}),
+    ],
+)
+def test_a_changed_setting_recomputes_what_depends_on_it_and_only_that(
+    finished: tuple[Path, Path], change: str, expected: set[str]
+) -> None:
+    recipe, folder = finished
+    assert redone(recipe, folder, change) == expected
+    assert redone(recipe, folder) == set()  # and changing back finds everything again
+
+
+@pytest.mark.parametrize(("stage", "expected"), [("sft", AFTER_SFT), ("pm", AFTER_PM), ("rl", AFTER_RL)])
+def test_a_deleted_training_stage_is_rebuilt_with_what_depends_on_it(
+    finished: tuple[Path, Path], tmp_path: Path, stage: str, expected: set[str]
+) -> None:
+    recipe, original = finished
+    folder = tmp_path / "run"
+    shutil.copytree(original, folder, symlinks=True)
+    place = next((folder / "stages").glob(f"*-{stage}"))
+    shutil.rmtree(place)
+    again = run(recipe, folder, *SETS)
+    # a training repeated on the same machine gives the same bytes, so what follows from it may be found again
+    assert {step.name for step in again.steps if not step.reused} <= expected
+    assert load_result(next(place.iterdir())) is not None
