@@ -49,7 +49,7 @@ def redone(recipe: Path, folder: Path, *changes: str) -> set[str]:
         ("sft.trl.learning_rate=0.02", AFTER_SFT),
         ("sft.helpful_ratio=0.5", AFTER_SFT),
         ("pm.trl.learning_rate=0.02", AFTER_PM),
-        ("pm.contrast=1.0", AFTER_PM),
+        ("pm.contrast=1.0", {"label"} | AFTER_PM),
         ("rl.kl=0.1", AFTER_RL),
         ("rl.algorithm=grpo", AFTER_RL),
         ("evaluation.judge_limit=2", {"evaluate"}),

@@ -5,20 +5,18 @@ Only this package reads and writes run folders; the steps' own functions take re
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
 import platform
 import resource
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from constitutional.audit.report import write_report
+from constitutional.backends.memory import release_memory
 from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, nearest
 from constitutional.feedback.gate import require
@@ -155,15 +153,8 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
             _link_model(ctx.folder, MODEL_NAMES[name], result)
         if name == "gate":
             require(load_gate(result))
-        _release_memory()
+        release_memory()
     return tuple(outcomes)
-
-
-def _release_memory() -> None:
-    """Gives back what the step's models held: they are reference cycles, and glibc keeps freed memory to itself."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _current(folder: RunFolder) -> Done:

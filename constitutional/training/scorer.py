@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from constitutional.backends.cpu import amx_works
+from constitutional.backends.memory import keep_freed_memory
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Dialogue
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
@@ -37,6 +38,7 @@ class PreferenceModel:
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype '{dtype}': expected float32 or bfloat16")
         amx_works()
+        keep_freed_memory()
         self._tokenizer = open_tokenizer(folder)
         self._max_length, self._batch_tokens = max_length, batch_tokens
         network = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=getattr(torch, dtype))
