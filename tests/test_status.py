@@ -36,6 +36,9 @@ def test_every_step_with_counts_failures_and_tokens(run: Path) -> None:
     judged = _raw(run, "judge")
     assert steps["judge"].tokens is not None
     assert steps["judge"].tokens.prompt_tokens == sum(j["usage"]["prompt_tokens"] for j in judged)  # type: ignore[index]
+    answered = _raw(run, "answers")
+    assert steps["answers"].tokens is not None
+    assert steps["answers"].tokens.prompt_tokens == sum(a["usage"]["prompt_tokens"] for a in answered) > 0  # type: ignore[index]
     assert steps["pm"].tokens is None and steps["sample"].tokens is None
     failed = _raw(run, "answers", "failures.jsonl")
     assert sum(steps["answers"].failures.values()) == len(failed) > 0
@@ -52,6 +55,16 @@ def test_the_table_is_plain_text(run: Path) -> None:
     assert lines[1].split()[:2] == ["step", "state"] and lines[2].startswith("revise")
     assert [line.split()[0] for line in lines[2:13]] == list(STEP_NAMES)
     assert "ledger: " in text and "not in use" in text and "\x1b" not in text
+
+
+def test_the_peak_memory_is_that_of_the_largest_process(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", until="sample")
+    assert status(run).peak_memory_mb is None
+    events = [{"kind": "step", "peak_memory_mb": mb} for mb in (900, 4321, 700)]
+    text = "".join(json.dumps(event) + "\n" for event in events) + '{"kind": "start"}\n{"peak_memory_mb": 99'
+    (run / "events.jsonl").write_text(text)
+    assert status(run).peak_memory_mb == 4321
+    assert "peak memory: 4.3 GB" in render_status(status(run))
 
 
 def test_a_partial_run_and_who_is_at_work_on_it(tmp_path: Path) -> None:

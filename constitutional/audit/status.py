@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,8 @@ class RunStatus(Record):
     seconds: float
     tokens: Usage
     failures: int
+    peak_memory_mb: float | None
+    """Most memory a process held that worked on the run, model files it had mapped included."""
     judgments: int | None
     head: str | None
     holder: str | None
@@ -74,6 +77,7 @@ def status(path: Path) -> RunStatus:
             seconds=sum(step.seconds or 0.0 for step in steps),
             tokens=total_tokens(costs),
             failures=sum(sum(step.failures.values()) for step in steps),
+            peak_memory_mb=_peak_memory(path / "events.jsonl"),
             judgments=view.ledger.count() if view.ledger else None,
             head=view.ledger.head if view.ledger else None,
             holder=holder,
@@ -114,6 +118,8 @@ def render_status(status: RunStatus) -> str:
         for row in rows
     ]
     lines.insert(0, f"run {status.run}")
+    if status.peak_memory_mb is not None:
+        lines.append(f"peak memory: {status.peak_memory_mb / 1000:.1f} GB")
     if status.judgments is not None:
         lines.append(f"ledger: {status.judgments} judgments, head {status.head}")
     lines.append(f"in use by {status.holder}" if status.holder else "not in use")
@@ -147,11 +153,18 @@ def _tokens(view: RunView, name: str) -> Usage | None:
     for record in view.rows(name, "data.jsonl", _ASKING[name]):
         if isinstance(record, Revision):
             found += [record.initial_usage, *(step.usage for step in record.rounds)]
-        elif isinstance(record, Answer | Judgment):
+        elif isinstance(record, Answer | Judgment | EvaluatedAnswer):
             found.append(record.usage)
-        elif isinstance(record, EvaluatedAnswer):
-            found.append(Usage(completion_tokens=record.tokens))
     return total_tokens(found)
+
+
+def _peak_memory(events: Path) -> float | None:
+    found = []
+    with suppress(OSError):
+        for line in events.read_text("utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line cut by a crash, or an event of another kind
+                found.append(float(json.loads(line)["peak_memory_mb"]))
+    return max(found, default=None)
 
 
 def _begun(view: RunView, name: str) -> Path | None:

@@ -10,7 +10,17 @@ from constitutional.backends import Backend
 from constitutional.errors import BackendError
 from constitutional.evaluation.refusal import classify
 from constitutional.feedback.respond import respond
-from constitutional.records import Answer, Dialogue, Failure, FinishReason, Identified, Prompt, PromptKind, Sampling
+from constitutional.records import (
+    Answer,
+    Dialogue,
+    Failure,
+    FinishReason,
+    Identified,
+    Prompt,
+    PromptKind,
+    Sampling,
+    Usage,
+)
 from constitutional.templates import TemplatePack
 
 System = Literal["base", "sl-cai", "rl-cai"]
@@ -32,7 +42,7 @@ class EvaluatedAnswer(Identified):
     text: str
     finish_reason: FinishReason
     label: Literal["refusal", "partial", "compliance", "empty"]
-    tokens: int
+    usage: Usage
     kl: float | None
     seed: int
 
@@ -80,7 +90,7 @@ def answer(
             text=one.text,
             finish_reason=one.finish_reason,
             label=classify(prompt.messages[-1].content, one.text),
-            tokens=one.usage.completion_tokens,
+            usage=one.usage,
             kl=kl,
             seed=one.seed,
         )

@@ -141,7 +141,7 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
         done[name] = result
         outcomes.append(StepOutcome(name, result, reused))
         manifest = result.manifest
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
         ctx.folder.event(
             "step", step=name, key=result.key, reused=reused, seconds=manifest.seconds, peak_memory_mb=memory
         )
