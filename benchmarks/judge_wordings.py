@@ -19,7 +19,7 @@ from constitutional.constitution import load_constitution
 from constitutional.errors import BackendError
 from constitutional.feedback.gate import labelled_examples, measure_gate
 from constitutional.feedback.judge import judge
-from constitutional.records import Principle
+from constitutional.principles import Principle
 from constitutional.templates import load_pack
 
 

@@ -10,7 +10,8 @@ from constitutional.feedback.gate import labelled_examples, measure_gate, requir
 from constitutional.feedback.judge import choose_principles, judge, option_probability, questions
 from constitutional.feedback.label import label, label_by_origin, opinions
 from constitutional.feedback.sample import sample
-from constitutional.records import Comparison, Constitution, Example, Failure, Principle, Prompt, Sampling, user
+from constitutional.principles import Constitution, Example, Principle
+from constitutional.records import Comparison, Failure, Prompt, Sampling, user
 from constitutional.statistics import wilson
 from constitutional.templates import load_pack
 

@@ -7,7 +7,8 @@ import pytest
 from constitutional.backends import open_backend
 from constitutional.feedback.flags import revision_flags
 from constitutional.feedback.revise import draw_principles, revise
-from constitutional.records import Failure, Principle, Prompt, Sampling, user
+from constitutional.principles import Principle
+from constitutional.records import Failure, Prompt, Sampling, user
 from constitutional.templates import load_pack
 
 PRINCIPLES = [

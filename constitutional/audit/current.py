@@ -12,7 +12,8 @@ import yaml
 
 from constitutional.errors import RunError
 from constitutional.ledger import Ledger, open_ledger_read_only
-from constitutional.records import Constitution, Prompt, Record
+from constitutional.principles import Constitution
+from constitutional.records import Prompt, Record
 from constitutional.runs import StageResult, load_result, read_log
 from constitutional.runs.atomic import read_rows
 from constitutional.settings import StageName

@@ -19,7 +19,8 @@ from constitutional.audit.tables import (
 from constitutional.evaluation.evaluate import KINDS, Evaluation
 from constitutional.feedback.gate import GateReport
 from constitutional.ledger import GENESIS
-from constitutional.records import Constitution, Judgment, Preference, Prompt, PromptKind, Record, Revision, Split
+from constitutional.principles import Constitution
+from constitutional.records import Judgment, Preference, Prompt, PromptKind, Record, Revision, Split
 from constitutional.settings import Recipe
 from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult
 

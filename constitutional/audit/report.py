@@ -21,7 +21,8 @@ from constitutional.audit.status import total_tokens
 from constitutional.audit.transcripts import Heldout, Training, heldout_transcripts, training_transcripts
 from constitutional.audit.wording import FILTERS, clean, labels_why, summary
 from constitutional.evaluation.evaluate import KINDS
-from constitutional.records import Constitution, Prompt
+from constitutional.principles import Constitution
+from constitutional.records import Prompt
 from constitutional.runs import write_atomic
 from constitutional.settings import Recipe
 

@@ -9,7 +9,8 @@ from math import fsum
 
 from constitutional.evaluation.evaluate import Rate
 from constitutional.feedback.label import opinions
-from constitutional.records import Constitution, Judgment, Outcome, Preference, Record, Revision
+from constitutional.principles import Constitution
+from constitutional.records import Judgment, Outcome, Preference, Record, Revision
 from constitutional.statistics import wilson
 from constitutional.text_metrics import mean_length
 

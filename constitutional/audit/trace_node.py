@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from constitutional.audit.index import Entry, Index
-from constitutional.records import Dialogue, Judgment, Principle, Record
+from constitutional.principles import Principle
+from constitutional.records import Dialogue, Judgment, Record
 
 Fact = tuple[str, str]
 

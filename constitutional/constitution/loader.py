@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from constitutional.errors import ConstitutionError
-from constitutional.records import Constitution, Principle
+from constitutional.principles import Constitution, Principle
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks, locate, validate
 from constitutional.yamlfile import load_yaml

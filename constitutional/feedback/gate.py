@@ -13,8 +13,9 @@ from typing import Literal
 
 from constitutional.errors import GateError
 from constitutional.feedback.label import Opinion, opinions
+from constitutional.principles import Constitution, Principle
 from constitutional.prompts import HumanPair
-from constitutional.records import Comparison, Constitution, Judgment, Principle, Record, short_digest, user
+from constitutional.records import Comparison, Judgment, Record, short_digest, user
 from constitutional.statistics import Interval, wilson
 
 CHANCE = 0.5

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from constitutional.backends import Backend, Likelihood
-from constitutional.records import Comparison, Dialogue, Judgment, Order, Outcome, Principle, Usage, digest, seed_for
+from constitutional.principles import Principle
+from constitutional.records import Comparison, Dialogue, Judgment, Order, Outcome, Usage, digest, seed_for
 from constitutional.templates import TemplatePack
 
 MIN_MASS = 0.01

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from constitutional.records import Comparison, Judgment, Preference, Principle, seed_for
+from constitutional.principles import Principle
+from constitutional.records import Comparison, Judgment, Preference, seed_for
 
 Rule = Literal["sampled", "mean", "weighted"]
 

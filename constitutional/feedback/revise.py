@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from constitutional.backends import Backend
 from constitutional.feedback.flags import revision_flags
 from constitutional.feedback.respond import generate_fitting, respond
+from constitutional.principles import Principle
 from constitutional.records import (
     Answer,
     Completion,
     Failure,
-    Principle,
     Prompt,
     Revision,
     RevisionRound,

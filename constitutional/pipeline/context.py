@@ -14,8 +14,9 @@ from constitutional.constitution import load_constitution
 from constitutional.display import Display
 from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.ledger import Ledger
+from constitutional.principles import Constitution, Principle
 from constitutional.prompts import load_prompts
-from constitutional.records import Constitution, Principle, Prompt, PromptKind, Sampling, Split, short_digest
+from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
 from constitutional.runs import RunFolder, StageResult
 from constitutional.settings import PromptSource, Recipe, SamplingSettings
 from constitutional.templates import TemplatePack, load_pack

@@ -11,16 +11,9 @@ from constitutional.feedback.label import label, label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.pipeline.feedback_steps import usable_revisions
+from constitutional.principles import Principle
 from constitutional.prompts import load_pairs
-from constitutional.records import (
-    Answer,
-    Comparison,
-    Failure,
-    Judgment,
-    Preference,
-    Principle,
-    Revision,
-)
+from constitutional.records import Answer, Comparison, Failure, Judgment, Preference, Revision
 from constitutional.runs import Stage, StageResult, write_atomic
 
 
