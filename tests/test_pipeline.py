@@ -13,10 +13,12 @@ import pytest
 from recipes import write_recipe
 
 from constitutional.config import load_recipe
+from constitutional.display import Silent
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import run_recipe
 from constitutional.records import Comparison, Judgment, Preference, Revision
 from constitutional.runs import load_result
+from constitutional.runs.manifest import package_versions
 
 KILLS = int(os.environ.get("KILLS", "20"))
 DATA = ("revise", "helpful", "sample", "gate", "judge", "label", "answers", "evaluate")
@@ -69,6 +71,18 @@ def test_a_second_run_recomputes_nothing(finished):
     before = outcome(folder)
     assert set(reused(run(recipe, folder)).values()) == {True}
     assert outcome(folder) == before
+
+
+def test_a_reused_step_tells_when_its_packages_were_others(finished, monkeypatch):
+    recipe, folder, _ = finished
+    said, display = [], Silent()
+    monkeypatch.setattr(display, "say", said.append)
+    run_recipe(load_recipe(recipe, ()), recipe, folder, display=display)
+    assert "revise: reused, " in "\n".join(said)
+    now = package_versions()
+    monkeypatch.setattr("constitutional.pipeline.package_versions", lambda: now | {"constitutional": "9.9"})
+    run_recipe(load_recipe(recipe, ()), recipe, folder, display=display)
+    assert f"revise: reused (made with constitutional {now['constitutional']}), " in "\n".join(said)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sa
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
-from constitutional.runs.manifest import git_commit, now, package_versions
+from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
 from constitutional.settings import Recipe
 
 Step = Callable[[Context, Done, int], StageResult]
@@ -146,7 +146,7 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
             "step", step=name, key=result.key, reused=reused, seconds=manifest.seconds, peak_memory_mb=memory
         )
         failed = f", failures: {manifest.failures}" if manifest.failures else ""
-        how = "reused" if reused else f"done in {manifest.seconds:.0f} s"
+        how = f"reused{_made_with(manifest)}" if reused else f"done in {manifest.seconds:.0f} s"
         ctx.display.say(f"{name}: {how}, {manifest.counts}{failed}")
         _write_current(ctx.folder, done)
         if name in MODEL_NAMES:
@@ -155,6 +155,13 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
             require(load_gate(result))
         release_memory()
     return tuple(outcomes)
+
+
+def _made_with(manifest: Manifest) -> str:
+    """The packages whose version is another one now than when the step was made; nothing when there are none."""
+    then, current = manifest.versions, package_versions()
+    other = [f"{name} {then[name]}" for name in then if then[name] != current.get(name)]
+    return f" (made with {', '.join(other)})" if other else ""
 
 
 def _current(folder: RunFolder) -> Done:
