@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ def training_session(output: str | Path) -> Iterator[Path]:
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        with replacing(output) as folder, labelled_positions_only():
+        with replacing(output) as folder, labelled_positions_only(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of one library about another, between progress lines
             yield folder
     finally:
         if bars[0]:
