@@ -75,6 +75,7 @@ def test_a_run_is_traceable_and_starts_at_the_reference(run, policy, preference_
     assert result.last_kl == steps[1]["kl"]
     assert len(rows) == 16
     assert {row.step for row in rows} == {1, 2}
+    assert list(dict.fromkeys(row.prompt_id for row in rows)) == [p.id for p in PROMPTS[:4]]  # in the order given
     assert (
         {row.preference_model for row in rows} == {result.preference_model} == {PreferenceModel(preference_model).model}
     )

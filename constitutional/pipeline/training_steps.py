@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
-from constitutional.records import Answer, Comparison, Preference, Prompt, Record, Revision
+from constitutional.records import Answer, Comparison, Preference, Prompt, Record, Revision, seed_for
 from constitutional.runs import StageResult, write_atomic
 from constitutional.training.rows import PreferenceRow, RewardRow, SftRow
 
@@ -141,7 +142,10 @@ def preference_rows(ctx: Context, done: Done) -> tuple[list[PreferenceRow], list
 def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Red-team and helpful prompts, preference model → RL-CAI (rewards.jsonl, rl-cai/)."""
     settings = ctx.recipe.rl
-    prompts = _interleaved(ctx.select("red_team", "train"), ctx.select("helpful", "train"))
+    kinds = [ctx.select("red_team", "train"), ctx.select("helpful", "train")]
+    for prompts in kinds:
+        random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(prompts)
+    prompts = _interleaved(*kinds)
     draw = ctx.sampling("policy", temperature=ctx.recipe.sample.temperature)
     stage = ctx.folder.stage(
         number,

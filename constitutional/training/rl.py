@@ -54,11 +54,11 @@ def train_rl(
 ) -> RlResult:
     """Trains a policy against a preference model and saves a merged model folder.
 
-    A prompt that leaves no room for `max_tokens` in the policy's context becomes a Failure. Each step draws
-    `prompts_per_step` prompts and `generations` completions of each.
+    A prompt that leaves no room for `max_tokens` in the policy's context becomes a Failure. Each step takes the next
+    `prompts_per_step` prompts and draws `generations` completions of each.
 
     Args:
-        prompts: what to answer; repeated ids are used once.
+        prompts: what to answer, in this order; repeated ids are used once.
         policy: folder of the starting policy, also the reference of the KL term.
         preference_model: folder written by `train_preference_model`.
         output: folder to write; left as it was when training fails.
@@ -69,7 +69,7 @@ def train_rl(
         prompts_per_step: different prompts a step.
         max_tokens: longest completion.
         temperature: of the policy's sampling.
-        seed: order of prompts and sampling.
+        seed: of the sampling.
         trl: further fields of `trl.GRPOConfig` or `trl.RLOOConfig`.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
@@ -151,6 +151,7 @@ def rl_config(
         **rollouts,
         "gradient_accumulation_steps": completions // micro,
         "logging_steps": 1,  # the guards look at every step
+        "shuffle_dataset": False,  # the caller's order is what it wants the first steps to see
         "chat_template_kwargs": {"sanitize_control_tokens": True},
     }
     defaults = {"per_device_train_batch_size": micro, "learning_rate": 5e-6, "num_completions_to_print": 0}
