@@ -97,7 +97,7 @@ def compose(path: Path, tree: Tree = DISK) -> Composed:
     for index, part in enumerate(layer.principles.values()):
         marks.update({("principles", index, *loc): place for loc, place in part.marks.items()})
     if not layer.principles:
-        raise ConstitutionError(f"{marks['principles',]}: principles: none is left")
+        raise ConstitutionError(f"{marks['principles',]}: principles: none here, and none left of what it extends")
     own = {name: getattr(layer.file, name) for name in _OWN - {"principles"}}
     settings = {name: setting.value for name, setting in layer.settings.items()}
     principles = tuple(part.value for part in layer.principles.values())
