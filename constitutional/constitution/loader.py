@@ -56,7 +56,7 @@ def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
         loc: Loc = ("principles", index)
         requests = {name: getattr(principle, name) for name in REQUESTS}
         if all(text is None for text in requests.values()):
-            yield loc, f"principle '{principle.id}' has no request (give one of {', '.join(REQUESTS)})"
+            yield (*loc, REQUESTS[-1]), f"principle '{principle.id}' has no request (give one of {', '.join(REQUESTS)})"
         yield from (
             ((*loc, name), "empty text") for name, text in requests.items() if text is not None and _blank(text)
         )
