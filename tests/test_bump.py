@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -226,10 +225,15 @@ def files(draw: st.DrawFn) -> tuple[str, str]:
     return text, draw(st.sampled_from(names))
 
 
+def shared(one: str, other: str) -> int:
+    """How many characters two texts begin alike with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 def is_one_insertion(before: str, after: str) -> bool:
-    prefix = len(os.path.commonprefix([before, after]))
-    suffix = len(os.path.commonprefix([before[::-1], after[::-1]]))
-    return prefix + suffix >= len(before) and len(after) > len(before)
+    alike = shared(before, after) + shared(before[::-1], after[::-1])
+    return alike >= len(before) and len(after) > len(before)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
