@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from constitutional.errors import ConfigError
+from constitutional.extends import beside, extended
 from constitutional.settings import Recipe
 from constitutional.validation import Loc, Marks, validate
 from constitutional.yamlfile import load_yaml, parse_scalar, parse_yaml
@@ -46,21 +48,13 @@ def _load(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
     if not isinstance(own, dict):
         raise ConfigError(f"{own_marks[()]}: expected a mapping of keys at the top")
     here = (*chain, path.resolve())
-    bases = own.pop("extends", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    place = own_marks.get(("extends",), own_marks[()])
-    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
-        raise ConfigError(f"{place}: extends: expected a file or a list of files")
     data: dict[str, Any] = {}
     marks: Marks = {}
-    for base in bases:
-        target = path.parent / base
-        if target.resolve() in here:
-            circle = " -> ".join(item.name for item in (*here, target.resolve()))
-            raise ConfigError(f"{place}: extends: goes in a circle ({circle})")
-        if not target.is_file():
-            raise ConfigError(f"{place}: extends: no such file '{base}'")
-        base_data, base_marks = _load(target, here)
+    for base in extended(own.pop("extends", []), own_marks, partial(beside, path), ConfigError):
+        if base.path.resolve() in here:
+            circle = " -> ".join(item.name for item in (*here, base.path.resolve()))
+            raise ConfigError(f"{base.place}: extends: goes in a circle ({circle})")
+        base_data, base_marks = _load(base.path, here)
         _merge(data, base_data)
         marks.update(base_marks)
     _merge(data, own)

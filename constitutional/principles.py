@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -77,6 +77,12 @@ class Principle(Record):
     def ref(self) -> str:
         """`id@version`, the name a judgment cites."""
         return f"{self.id}@{self.version}"
+
+    @property
+    def texts(self) -> dict[str, Any]:
+        """The fields the digest is over, as JSON values: those that are given, without id and version."""
+        fields = self.model_dump(mode="json", include={"check", *TEXTS})
+        return {name: value for name, value in fields.items() if value is not None and value != []}
 
     @property
     def digest(self) -> str:

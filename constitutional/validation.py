@@ -19,8 +19,10 @@ Marks = dict[Loc, str]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validate(data: Any, marks: Marks, model: type[Model], error_class: type[ConstitutionalError]) -> Model:
-    """Plain values turned into a model, types strict.
+def validate(
+    data: Any, marks: Marks, model: type[Model], error_class: type[ConstitutionalError], under: Loc = ()
+) -> Model:
+    """Plain values turned into a model, types strict; `under` is put before the keys that messages name.
 
     Raises:
         error_class: one line `place: key: message` for each thing wrong.
@@ -31,7 +33,7 @@ def validate(data: Any, marks: Marks, model: type[Model], error_class: type[Cons
         # Through JSON: strict in types, yet lists may fill tuples. Strict Python input would refuse them.
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise error_class("\n".join(_lines(error, marks, model))) from error
+        raise error_class("\n".join(_lines(error, marks, model, under))) from error
 
 
 def locate(marks: Marks, loc: Loc) -> tuple[str, Loc]:
@@ -46,7 +48,7 @@ def locate(marks: Marks, loc: Loc) -> tuple[str, Loc]:
     return marks[found], found
 
 
-def _lines(error: ValidationError, marks: Marks, model: type[BaseModel]) -> list[str]:
+def _lines(error: ValidationError, marks: Marks, model: type[BaseModel], under: Loc) -> list[str]:
     """One line for each thing wrong; what the branches of one union say of one value is joined by "or"."""
     told: dict[tuple[str, str], list[str]] = {}
     items = error.errors(include_url=False)
@@ -54,7 +56,8 @@ def _lines(error: ValidationError, marks: Marks, model: type[BaseModel]) -> list
         if item["type"] == "too_short" and any(other["loc"][:-1][: len(item["loc"])] == item["loc"] for other in items):
             continue  # pydantic counts only the items that are good
         place, found = locate(marks, item["loc"])
-        start = f"{place}: {'.'.join(map(str, found))}: " if found else f"{place}: "
+        keys = (*under, *found)
+        start = f"{place}: {'.'.join(map(str, keys))}: " if keys else f"{place}: "
         if item["type"] == "missing":
             told[start, f"missing key '{item['loc'][-1]}'"] = [""]
         elif item["type"] == "extra_forbidden":

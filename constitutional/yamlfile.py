@@ -63,14 +63,19 @@ def load_yaml(path: Path, error_class: type[ConstitutionalError]) -> tuple[Any, 
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise error_class(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return parse_bytes(raw, str(path), error_class)
+
+
+def parse_bytes(raw: bytes, name: str, error_class: type[ConstitutionalError]) -> tuple[Any, Marks]:
+    """`load_yaml` of the content of a file; `name` stands for the file in messages."""
     if len(raw) > MAX_BYTES:
-        raise error_class(f"{path}:1:1: larger than {MAX_BYTES} bytes")
+        raise error_class(f"{name}:1:1: larger than {MAX_BYTES} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line, column = _place(raw[: error.start].decode("utf-8"))
-        raise error_class(f"{path}:{line}:{column}: not valid UTF-8") from error
-    return parse_yaml(text, str(path), error_class)
+        raise error_class(f"{name}:{line}:{column}: not valid UTF-8") from error
+    return parse_yaml(text, name, error_class)
 
 
 def parse_yaml(text: str, name: str, error_class: type[ConstitutionalError]) -> tuple[Any, Marks]:
@@ -89,6 +94,11 @@ def parse_yaml(text: str, name: str, error_class: type[ConstitutionalError]) -> 
         raise error_class(f"{reader.at(mark)}: {error.problem}{context}") from error
     except yaml.YAMLError as error:
         raise error_class(f"{name}:1:1: {error}") from error
+
+
+def parse_nodes(text: str) -> Any:
+    """The tree of PyYAML nodes, with start and end of each, of a text that `parse_yaml` has accepted."""
+    return yaml.compose(text, Loader=_LOADER)
 
 
 def parse_scalar(text: str) -> str | int | float | bool | None:

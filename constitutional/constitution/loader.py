@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from constitutional.errors import ConstitutionError
+from constitutional.constitution.compose import Composed, compose
+from constitutional.constitution.source import stop_if_any
 from constitutional.principles import Constitution, Principle
 from constitutional.resources import find
-from constitutional.validation import Loc, Marks, locate, validate
-from constitutional.yamlfile import load_yaml
+from constitutional.validation import Loc, Marks, locate
 
 REQUESTS = ("critique_request", "revision_request", "comparison_request")
 
@@ -16,33 +16,38 @@ Problem = tuple[Loc, str]
 
 
 def load_constitution(name_or_path: str) -> Constitution:
-    """Loads a constitution by path or by name (`minimal`, `harmlessness`, or one in ./constitutions).
+    """Loads a constitution, composed of what it extends, by path or by name (`minimal`, or one in ./constitutions).
 
     Raises:
         ConfigError: no such constitution, with the nearest name.
         ConstitutionError: one line `file:line:col: key: message` for each thing wrong.
     """
-    data, marks = load_yaml(find("constitutions", name_or_path), ConstitutionError)
-    constitution = validate(data, marks, Constitution, ConstitutionError)
-    problems = [*_duplicates(constitution, marks), *_empty_texts(constitution)]
-    if problems:
-        raise ConstitutionError("\n".join(_line(marks, loc, message) for loc, message in problems))
-    return constitution
+    return load_composed(name_or_path).constitution
+
+
+def load_composed(name_or_path: str) -> Composed:
+    """`load_constitution`, with the place in the files that gave each field.
+
+    Raises:
+        ConfigError, ConstitutionError: as `load_constitution`.
+    """
+    return checked(compose(find("constitutions", name_or_path)))
+
+
+def checked(composed: Composed) -> Composed:
+    """The same, once it holds what types alone cannot say.
+
+    Raises:
+        ConstitutionError: one line `file:line:col: key: message` for each thing wrong.
+    """
+    problems = [*_empty_texts(composed.constitution)]
+    stop_if_any(_line(composed.marks, loc, message) for loc, message in problems)
+    return composed
 
 
 def _line(marks: Marks, loc: Loc, message: str) -> str:
     place, found = locate(marks, loc)
     return f"{place}: {'.'.join(map(str, found))}: {message}"
-
-
-def _duplicates(constitution: Constitution, marks: Marks) -> Iterator[Problem]:
-    first: dict[str, Loc] = {}
-    for index, principle in enumerate(constitution.principles):
-        loc: Loc = ("principles", index, "id")
-        if principle.id in first:
-            yield loc, f"duplicate principle id '{principle.id}' (first at {marks[first[principle.id]]})"
-        else:
-            first[principle.id] = loc
 
 
 def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
@@ -51,7 +56,7 @@ def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
         loc: Loc = ("principles", index)
         requests = {name: getattr(principle, name) for name in REQUESTS}
         if all(text is None for text in requests.values()):
-            yield loc, f"principle '{principle.id}' has no request (give one of {', '.join(REQUESTS)})"
+            yield (*loc, REQUESTS[-1]), f"principle '{principle.id}' has no request (give one of {', '.join(REQUESTS)})"
         yield from (
             ((*loc, name), "empty text") for name, text in requests.items() if text is not None and _blank(text)
         )
