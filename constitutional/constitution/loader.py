@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from constitutional.errors import ConstitutionError
+from constitutional.constitution.rules import RULES
+from constitutional.errors import ConstitutionError, nearest
 from constitutional.principles import Constitution, Principle
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks, locate, validate
@@ -22,12 +23,21 @@ def load_constitution(name_or_path: str) -> Constitution:
         ConfigError: no such constitution, with the nearest name.
         ConstitutionError: one line `file:line:col: key: message` for each thing wrong.
     """
+    return read_constitution(name_or_path)[0]
+
+
+def read_constitution(name_or_path: str) -> tuple[Constitution, Marks]:
+    """`load_constitution`, with the place of every key and list item of the file.
+
+    Raises:
+        ConfigError, ConstitutionError: as `load_constitution`.
+    """
     data, marks = load_yaml(find("constitutions", name_or_path), ConstitutionError)
     constitution = validate(data, marks, Constitution, ConstitutionError)
-    problems = [*_duplicates(constitution, marks), *_empty_texts(constitution)]
+    problems = [*_duplicates(constitution, marks), *_empty_texts(constitution), *_unknown_names(constitution)]
     if problems:
         raise ConstitutionError("\n".join(_line(marks, loc, message) for loc, message in problems))
-    return constitution
+    return constitution, marks
 
 
 def _line(marks: Marks, loc: Loc, message: str) -> str:
@@ -43,6 +53,21 @@ def _duplicates(constitution: Constitution, marks: Marks) -> Iterator[Problem]:
             yield loc, f"duplicate principle id '{principle.id}' (first at {marks[first[principle.id]]})"
         else:
             first[principle.id] = loc
+
+
+def _unknown_names(constitution: Constitution) -> Iterator[Problem]:
+    """Names of lint rules and of other principles that stand for nothing: a silenced typo silences nobody."""
+    ids = {principle.id for principle in constitution.principles}
+    for index, principle in enumerate(constitution.principles):
+        for item, rule in enumerate(principle.lint_ignore):
+            if rule not in RULES:
+                yield ("principles", index, "lint_ignore", item), f"no lint rule '{rule}'{nearest(rule, RULES)}"
+        for item, name in enumerate(principle.conflicts):
+            loc: Loc = ("principles", index, "conflicts", item)
+            if name == principle.id:
+                yield loc, "a principle cannot contradict itself"
+            elif name not in ids:
+                yield loc, f"no principle '{name}'{nearest(name, ids - {principle.id})}"
 
 
 def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
