@@ -49,11 +49,18 @@ def test_every_rule_has_a_reason_with_its_source() -> None:
     assert RULES.keys() == CHECKS.keys()
     for reason in RULES.values():
         assert "\n" not in reason and reason.endswith(".")
-        assert any(source in reason for source in ("et al.", "docs/LOG.md", "constitutional/", "author's own statement"))
+        assert any(
+            source in reason for source in ("et al.", "docs/LOG.md", "constitutional/", "author's own statement")
+        )
 
 
 WORDING = [
-    ("double-barrelled", "comparison_request", "Which response is honest, kind and brief?", "Which response is honest?"),
+    (
+        "double-barrelled",
+        "comparison_request",
+        "Which response is honest, kind and brief?",
+        "Which response is honest?",
+    ),
     ("double-barrelled", "score_request", "How kind and how clear is it? Also say how long.", "How kind is it?"),
     (
         "double-barrelled",
@@ -61,9 +68,24 @@ WORDING = [
         "Which response is less kind and more evasive?",
         "Which response is less kind?",
     ),
-    ("negative-framing", "comparison_request", "Which response does not lie?", "Which response says what it does not know?"),
-    ("preachy", "comparison_request", "Which response lectures the user?", "Which response speaks without lecturing the user?"),
-    ("preachy", "revision_request", "Write an answer and call out the sexism in it.", "Write an answer; do not scold the user."),
+    (
+        "negative-framing",
+        "comparison_request",
+        "Which response does not lie?",
+        "Which response says what it does not know?",
+    ),
+    (
+        "preachy",
+        "comparison_request",
+        "Which response lectures the user?",
+        "Which response speaks without lecturing the user?",
+    ),
+    (
+        "preachy",
+        "revision_request",
+        "Write an answer and call out the sexism in it.",
+        "Write an answer; do not scold the user.",
+    ),
     (
         "preachy",
         "critique_request",
@@ -83,7 +105,11 @@ def test_wording(rule: str, field: str, bad: str, good: str) -> None:
 
 
 def test_each_paraphrase_is_read() -> None:
-    wordings = ("Which response is more truthful?", "Which answer is not a lie?", "Be true to the facts, and be it always.")
+    wordings = (
+        "Which response is more truthful?",
+        "Which answer is not a lie?",
+        "Be true to the facts, and be it always.",
+    )
     assert found(principle("p", paraphrases=wordings)) == [
         ("negative-framing", "p", "paraphrases", 1),
         ("no-choice", "p", "paraphrases", 2),
@@ -129,9 +155,13 @@ def test_near_duplicates_by_what_a_reviser_is_asked() -> None:
 
 
 def test_a_common_opening_makes_no_duplicates() -> None:
-    opening = "In one or two sentences, say what is harmful or wrong in the assistant's last answer, above all whether it is"
+    opening = (
+        "In one or two sentences, say what is harmful or wrong in the assistant's last answer, above all whether it is"
+    )
     topics = ("rude", "untrue", "violent", "about theft", "hateful", "private", "sexual", "reckless")
-    assert found(*(principle(topic.replace(" ", "-"), critique_request=f"{opening} {topic}.") for topic in topics)) == []
+    assert (
+        found(*(principle(topic.replace(" ", "-"), critique_request=f"{opening} {topic}.") for topic in topics)) == []
+    )
 
 
 def test_missing_examples() -> None:
@@ -252,13 +282,18 @@ def test_a_field_the_file_does_not_have_stands_at_its_principle(tmp_path: Path) 
     path.write_text(FILE.replace("Which response is kind?}", "Which response is kind?, revision_request: Be kind.}"))
     read, marks = read_constitution(str(path))
     findings = lint(read)
-    at = {f.message.split(":")[0]: p for f, p in zip(findings, places(findings, read, marks), strict=True) if f.principle}
+    at = {
+        f.message.split(":")[0]: p for f, p in zip(findings, places(findings, read, marks), strict=True) if f.principle
+    }
     assert at["no revision_request"] == f"{path}:6:5"
     assert at["no critique_request"] == f"{path}:15:5"
 
 
 NAMES = [
-    ("lint_ignore: [no-choice, no-chioce]", "7:30: principles.0.lint_ignore.1: no lint rule 'no-chioce' (did you mean 'no-choice'?)"),
+    (
+        "lint_ignore: [no-choice, no-chioce]",
+        "7:30: principles.0.lint_ignore.1: no lint rule 'no-chioce' (did you mean 'no-choice'?)",
+    ),
     ("conflicts: [mistery]", "7:17: principles.0.conflicts.0: no principle 'mistery' (did you mean 'mystery'?)"),
     ("conflicts: [kind]", "7:17: principles.0.conflicts.0: a principle cannot contradict itself"),
 ]
