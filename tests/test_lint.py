@@ -25,8 +25,8 @@ FAIR = (example(), example(LONG, SHORT))
 def principle(name: str, **fields: Any) -> Principle:
     """A principle without a fault: what a test gives it is what the rules find."""
     given = {
-        "critique_request": f"Say what about the {name} of the last answer could be better.",
-        "revision_request": f"Write a short answer that shows {name}.",
+        "critique_request": f"Where does the last answer lack {name}?",
+        "revision_request": f"Write with more {name}.",
         "comparison_request": f"Which response shows {name}?",
         "examples": FAIR,
     }
@@ -99,9 +99,9 @@ WORDING = [
 
 @pytest.mark.parametrize(("rule", "field", "bad", "good"), WORDING)
 def test_wording(rule: str, field: str, bad: str, good: str) -> None:
-    assert found(principle("p", **{field: bad})) == [(rule, "p", field, None)]
-    assert found(principle("p", **{field: good})) == []
-    assert found(principle("p", **{field: bad}, lint_ignore=(rule,))) == []
+    assert found(principle("honesty", **{field: bad})) == [(rule, "honesty", field, None)]
+    assert found(principle("honesty", **{field: good})) == []
+    assert found(principle("honesty", **{field: bad}, lint_ignore=(rule,))) == []
 
 
 def test_each_paraphrase_is_read() -> None:
@@ -110,21 +110,23 @@ def test_each_paraphrase_is_read() -> None:
         "Which answer is not a lie?",
         "Be true to the facts, and be it always.",
     )
-    assert found(principle("p", paraphrases=wordings)) == [
-        ("negative-framing", "p", "paraphrases", 1),
-        ("no-choice", "p", "paraphrases", 2),
+    assert found(principle("honesty", paraphrases=wordings)) == [
+        ("negative-framing", "honesty", "paraphrases", 1),
+        ("no-choice", "honesty", "paraphrases", 2),
     ]
 
 
 def test_a_negated_request_may_ask_for_what_is_not() -> None:
-    assert found(principle("p", negated_comparison_request="Which response does not show honesty?")) == []
+    assert found(principle("honesty", negated_comparison_request="Which response does not show honesty?")) == []
 
 
 def test_the_message_quotes_the_words() -> None:
-    (finding,) = lint(constitution(principle("p", comparison_request="Which response is honest, kind and brief?")))
+    (finding,) = lint(
+        constitution(principle("honesty", comparison_request="Which response is honest, kind and brief?"))
+    )
     assert finding == Finding(
         rule="double-barrelled",
-        principle="p",
+        principle="honesty",
         field="comparison_request",
         message="asks two things at once: 'is honest, kind and brief'",
     )
@@ -149,9 +151,11 @@ def _silent(heard: Principle, rule: str = "near-duplicate") -> Principle:
 
 def test_near_duplicates_by_what_a_reviser_is_asked() -> None:
     same = {"critique_request": "Say what is rude in it.", "revision_request": "Write a polite answer."}
-    assert found(principle("a", **same), principle("b", **same)) == [("near-duplicate", "b", "critique_request", None)]
-    half = {"critique_request": "Say what is rude in it."}  # one question about faults, two mendings: two principles
-    assert found(principle("aloofness", **half), principle("brevity", **half)) == []
+    assert found(principle("honesty", **same), principle("kindness", **same)) == [
+        ("near-duplicate", "kindness", "critique_request", None)
+    ]
+    mended = principle("brevity", critique_request=same["critique_request"], revision_request="Say it in ten words.")
+    assert found(principle("honesty", **same), mended) == []  # one question about faults, two mendings
 
 
 def test_a_common_opening_makes_no_duplicates() -> None:
@@ -165,11 +169,15 @@ def test_a_common_opening_makes_no_duplicates() -> None:
 
 
 def test_missing_examples() -> None:
-    assert found(principle("a"), principle("b", examples=())) == [("no-examples", "b", "examples", None)]
+    assert found(principle("honesty"), principle("kindness", examples=())) == [
+        ("no-examples", "kindness", "examples", None)
+    ]
     tuning = (example(split="tuning"),)
-    assert found(principle("a"), principle("b", examples=tuning)) == [("no-examples", "b", "examples", None)]
-    assert found(principle("a"), principle("b", examples=(), phases=("revise",))) == []
-    assert found(principle("a"), principle("b", examples=(), lint_ignore=("no-examples",))) == []
+    assert found(principle("honesty"), principle("kindness", examples=tuning)) == [
+        ("no-examples", "kindness", "examples", None)
+    ]
+    assert found(principle("honesty"), principle("kindness", examples=(), phases=("revise",))) == []
+    assert found(principle("honesty"), principle("kindness", examples=(), lint_ignore=("no-examples",))) == []
 
 
 def test_examples_missing_everywhere_are_told_once() -> None:
@@ -181,15 +189,15 @@ def test_examples_missing_everywhere_are_told_once() -> None:
 def test_a_leak_by_length_within_a_principle() -> None:
     def leaking(longer: int, shorter: int, **fields: Any) -> list[Any]:
         examples = tuple(example(LONG, SHORT) for _ in range(longer)) + tuple(example() for _ in range(shorter))
-        return found(principle("p", examples=examples, **fields))
+        return found(principle("honesty", examples=examples, **fields))
 
-    leak = [("length-leak", "p", "examples", None)]
+    leak = [("length-leak", "honesty", "examples", None)]
     assert leaking(6, 0) == leaking(0, 6) == leaking(9, 1) == leaking(1, 9) == leak
     assert leaking(5, 0) == leaking(5, 1) == leaking(8, 2) == leaking(3, 3) == []
     assert leaking(6, 0, lint_ignore=("length-leak",)) == []
     near = tuple(example("x" * 110, "y" * 100) for _ in range(8))  # a tenth: similar length
-    assert found(principle("p", examples=near)) == []
-    assert found(principle("p", examples=tuple(example("x" * 111, "y" * 100) for _ in range(8)))) == leak
+    assert found(principle("honesty", examples=near)) == []
+    assert found(principle("honesty", examples=tuple(example("x" * 111, "y" * 100) for _ in range(8)))) == leak
 
 
 def test_a_leak_by_length_over_all_principles() -> None:
@@ -204,13 +212,13 @@ def test_a_leak_by_length_over_all_principles() -> None:
 
 
 def test_one_phase() -> None:
-    full, judged = principle("a"), principle("b", critique_request=None, revision_request=None)
-    assert found(full, judged) == [("one-phase", "b", "phases", None)]
-    assert found(full, principle("b", comparison_request=None)) == [("one-phase", "b", "phases", None)]
-    assert found(full, principle("b", critique_request=None)) == [("one-phase", "b", "phases", None)]
+    full, judged = principle("honesty"), principle("kindness", critique_request=None, revision_request=None)
+    assert found(full, judged) == [("one-phase", "kindness", "phases", None)]
+    assert found(full, principle("kindness", comparison_request=None)) == [("one-phase", "kindness", "phases", None)]
+    assert found(full, principle("kindness", critique_request=None)) == [("one-phase", "kindness", "phases", None)]
     assert found(full, judged.model_copy(update={"phases": ("judge", "evaluate")})) == []
-    assert found(full, principle("b", comparison_request=None, score_request="How kind is it?")) == []
-    assert found(full, principle("b", critique_request=None, revision_request=None, check="mine:check")) == []
+    assert found(full, principle("kindness", comparison_request=None, score_request="How kind is it?")) == []
+    assert found(full, principle("kindness", critique_request=None, revision_request=None, check="mine:check")) == []
     assert found(full, _silent(judged, "one-phase")) == []
 
 

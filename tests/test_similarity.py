@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from constitutional.constitution.similarity import GRAM, near_duplicates, normalised
+from constitutional.constitution.similarity import GRAM, THRESHOLD, near_duplicates, normalised
 
 LETTERS = "ab c"  # few letters: many texts that are alike
 
@@ -57,7 +57,7 @@ def test_the_search_equals_brute_force(texts: list[str], threshold: float) -> No
 @given(st.lists(st.text(max_size=40), max_size=12))
 def test_any_text_can_be_searched(texts: list[str]) -> None:
     for match in near_duplicates(texts).matches:
-        assert 0 <= match.other < match.index < len(texts) and 0.7 - 1e-9 <= match.similarity <= 1.0
+        assert 0 <= match.other < match.index < len(texts) and THRESHOLD - 1e-9 <= match.similarity <= 1.0
 
 
 def test_case_spaces_and_punctuation_do_not_count() -> None:

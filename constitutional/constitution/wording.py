@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 
 _WINDOW = r"[^.?!;]{0,60}"
-_ANSWER = r"(?:response|answer|reply|completion|option|output|summary|text|assistant|model|ai|one)s?"
+_ANSWER = r"(?:(?:response|answer|completion|option|output|text|assistant|model)s?|reply|replies|summary|summaries)"
+_THE_ONE = rf"(?:{_ANSWER}|the\s+one)"
+_WHICH = rf"which(?:\s+of)?(?:\s+(?:the|these|those))?(?:\s+two)?(?:\s+assistant)?(?:\s+(?:{_ANSWER}|one))?"
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -27,7 +29,7 @@ _DEGREE = r"(?:(?:more|most|less|least|as|very|too)\s+|\w+ly\s+){0,2}"
 _QUALITY = rf"{_DEGREE}[\w'-]+"
 _LIST = rf"(?P<first>{_QUALITY})(?:,\s+{_QUALITY}){{1,9}},?\s+and\s+{_QUALITY}"
 _QUALITIES = _pattern(
-    rf"\b(?:is|are|be|being|sounds?|seems?|as|more|most|less|least|in\s+terms\s+of)\s+(?:the\s+)?(?:as\s+|most\s+)?{_LIST}"
+    rf"\b(?:is|are|be|being|sounds?|seems?|(?<!such\s)as|more|most|less|least|in\s+terms\s+of)\s+(?:the\s+)?(?:as\s+|most\s+)?{_LIST}"
 )
 _KIND_OF = _pattern(
     rf"\b(?:an?|the|most)\s+{_LIST}(?:\s+(?:and\s+)?[\w'-]+)?\s+(?:person|friend|way|manner|tone|style|{_ANSWER})\b"
@@ -44,7 +46,7 @@ _DOES = (
     r"doesn't|does\s+not)"
 )
 _TWO_CLAUSES = _pattern(
-    rf"\b(?:that|which|who)\b(?:\s+(?:of\s+)?(?:the\s+|these\s+)?(?:two\s+)?{_ANSWER})?\s+(?:\w+ly\s+)?\w+s\b"
+    rf"\b(?:{_WHICH}|that|who)\s+(?:\w+ly\s+)?\w+s\b"
     rf"{_WINDOW}{_WINDOW}(?<!\bdoes)\s+(?:and|but)\s+(?:also\s+|that\s+|which\s+|\w+ly\s+)?{_DOES}\b"
 )
 _AND_ALSO = _pattern(
@@ -79,19 +81,15 @@ _NOT = (
 )
 _LESS = r"(?:less|least)\s+(?!than\b)"
 _NEGATIVE = (
-    _pattern(
-        rf"\bwhich\b(?:\s+of)?(?:\s+(?:the|these))?(?:\s+two)?(?:\s+assistant)?(?:\s+{_ANSWER})?\s+(?:\w+ly\s+)?{_NOT}\b"
-    ),
-    _pattern(
-        rf"\bwhich\b(?:\s+of)?(?:\s+(?:the|these))?(?:\s+two)?(?:\s+assistant)?(?:\s+{_ANSWER})?\s+(?:\w+s\s+)?{_LESS}"
-    ),
-    _pattern(rf"\b{_ANSWER}\s+(?:that|which|who)\s+(?:\w+ly\s+)?{_NOT}\b"),
-    _pattern(rf"\b{_ANSWER}\s+(?:that's|(?:that|which|who)(?:\s+\w+s)?)\s+{_LESS}"),
+    _pattern(rf"\b{_WHICH}\s+(?:\w+ly\s+)?{_NOT}\b"),
+    _pattern(rf"\b{_WHICH}\s+(?:\w+s\s+)?{_LESS}\w+"),
+    _pattern(rf"\b{_THE_ONE}\s+(?:that|which|who)\s+(?:\w+ly\s+)?{_NOT}\b"),
+    _pattern(rf"\b{_THE_ONE}\s+(?:that's|(?:that|which|who)(?:\s+\w+s)?)\s+{_LESS}\w+"),
     _pattern(rf"\bthe\s+{_LESS}\w+"),
     _pattern(r"\b(?:do\s+not|don't|never|avoid)\s+(?:choos|pick|select|prefer)\w*"),
     _pattern(r"(?:^|[.?!;]\s+)(?:please\s+)?(?:do\s+not|don't|never)\s+\w+"),
     _pattern(
-        rf"(?:(?:^|[.?!;]\s+)(?:it|they)|\b(?:the\s+)?{_ANSWER})\s+(?:should|must|shall|may|ought\s+to)"
+        rf"(?:(?:^|[.?!;]\s+)(?:it|they)|\b(?:the\s+)?(?:{_ANSWER}|ai))\s+(?:should|must|shall|may|ought\s+to)"
         r"(?:n't|\s+not|\s+never|\s+avoid)\b"
     ),
 )
@@ -156,9 +154,9 @@ def preachy(text: str, *, asks_for_faults: bool = False) -> str | None:
 
 _ENGLISH = _pattern(r"\b(?:the|that|should|must|and|are|does|be|response|answer|assistant|ai)\b")
 _CHOICE = (
-    _pattern(rf"\bwhich\s+(?:of\b|{_ANSWER}\b)"),
+    _pattern(rf"\bwhich\s+(?:of|one|{_ANSWER})\b"),
     _pattern(r"\b(?:which|whose|better|best)\b[^.!]{0,300}\?"),
-    _pattern(rf"\b(?:choose|select|pick|prefer|favou?r|indicate|identify|decide)\b[^.?!]{{0,80}}\b{_ANSWER}\b"),
+    _pattern(rf"\b(?:choose|select|pick|prefer|favou?r)\b[^.?!]{{0,80}}\b(?:{_ANSWER}|one)\b"),
     _pattern(r"\b\(?[A1]\)?\s+or\s+\(?[B2]\b|\bfirst\s+or\s+(?:the\s+)?second\b|\bone\s+or\s+the\s+other\b"),
 )
 
