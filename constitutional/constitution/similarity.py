@@ -1,7 +1,7 @@
 """Near-duplicates among many short texts: cosine of weighted character n-grams, without comparing every pair.
 
-A gram weighs more the fewer texts hold it (the smoothed inverse document frequency of scikit-learn), so that
-a phrase every request of a constitution begins with makes no two of them alike.
+A gram weighs more the fewer texts hold it (the smoothed inverse document frequency of scikit-learn), so that a phrase
+every request of a constitution begins with makes no two of them alike.
 
 The search is exact. Grams are ordered from rare to common; a text's head is as many of its rarest grams as it takes for
 the rest to be too light to reach the threshold alone. Two texts that reach it therefore share a gram of both heads
@@ -10,10 +10,13 @@ the rest to be too light to reach the threshold alone. Two texts that reach it t
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
 
 from constitutional.records import Record
 
@@ -23,9 +26,6 @@ THRESHOLD = 0.77
 
 _WORD = re.compile(r"\w+")
 _SLACK = 1e-9  # rounding must not lose a pair that stands exactly on the threshold
-
-Vector = Mapping[str, float]
-"""Unit length; the rarest gram first."""
 
 
 class Match(Record):
@@ -58,20 +58,20 @@ def near_duplicates(texts: Sequence[str], threshold: float = THRESHOLD) -> Searc
         plain = normalised(text)
         if plain and first.setdefault(plain, index) != index:
             matches.append(Match(index=index, other=first[plain], similarity=1.0))
-    vectors = dict(zip(first.values(), weighted(tuple(first)), strict=True))
-    holders: defaultdict[str, list[int]] = defaultdict(list)
-    compared = 0
-    for index, vector in vectors.items():
-        head = _head(vector, threshold)
-        for other in sorted({earlier for gram in head for earlier in holders[gram]}):
-            compared += 1
-            alike = cosine(vector, vectors[other])
-            if alike >= threshold:
-                matches.append(Match(index=index, other=other, similarity=min(alike, 1.0)))
-                break
-        for gram in head:
-            holders[gram].append(index)
-    return Search(matches=tuple(sorted(matches, key=lambda match: match.index)), compared=compared)
+    if len(first) < 2:
+        return Search(matches=tuple(matches), compared=0)
+    places = list(first.values())
+    table = weighted(tuple(first))
+    heads = _heads(table, threshold)
+    meeting = sparse.tril(heads @ heads.T, k=-1, format="csr")
+    for row in np.flatnonzero(np.diff(meeting.indptr)):
+        earlier = np.sort(meeting.indices[meeting.indptr[row] : meeting.indptr[row + 1]])
+        alike = table[earlier] @ table[[row]].toarray().ravel()
+        near = np.flatnonzero(alike >= threshold)
+        if len(near):
+            found = min(float(alike[near[0]]), 1.0)
+            matches.append(Match(index=places[row], other=places[earlier[near[0]]], similarity=found))
+    return Search(matches=tuple(sorted(matches, key=lambda match: match.index)), compared=int(meeting.nnz))
 
 
 def normalised(text: str) -> str:
@@ -79,22 +79,19 @@ def normalised(text: str) -> str:
     return " ".join(_WORD.findall(text.casefold()))
 
 
-def weighted(texts: Collection[str]) -> list[Vector]:
-    """Each (normalised) text as its weighted grams."""
+def weighted(texts: Collection[str]) -> Any:
+    """The (normalised) texts as unit rows of a sparse matrix, a column a gram, the rarest gram first."""
     grams = [_grams(text) for text in texts]
     held = Counter(gram for found in grams for gram in found)
-    idf = {gram: math.log((1 + len(grams)) / (1 + count)) + 1 for gram, count in held.items()}
-    vectors = []
-    for found in grams:
-        length = math.sqrt(sum(idf[gram] ** 2 for gram in found))
-        vectors.append({gram: idf[gram] / length for gram in sorted(found, key=lambda gram: (held[gram], gram))})
-    return vectors
-
-
-def cosine(a: Vector, b: Vector) -> float:
-    """Cosine of two unit vectors."""
-    small, large = (a, b) if len(a) <= len(b) else (b, a)
-    return sum(weight * large[gram] for gram, weight in small.items() if gram in large)
+    order = sorted(held, key=lambda gram: (held[gram], gram))
+    column = {gram: i for i, gram in enumerate(order)}
+    columns = np.concatenate([np.sort([column[gram] for gram in found]) for found in grams])
+    starts = np.cumsum([0, *map(len, grams)])
+    counts = np.array([held[gram] for gram in order])
+    weights = (np.log((1 + len(grams)) / (1 + counts)) + 1)[columns]
+    lengths = np.sqrt(np.add.reduceat(weights**2, starts[:-1]))
+    rows = (weights / np.repeat(lengths, np.diff(starts)), columns, starts)
+    return sparse.csr_matrix(rows, shape=(len(grams), len(order)))
 
 
 def _grams(text: str) -> set[str]:
@@ -102,11 +99,12 @@ def _grams(text: str) -> set[str]:
     return {padded[i : i + GRAM] for i in range(max(1, len(padded) - GRAM + 1))}
 
 
-def _head(vector: Vector, threshold: float) -> list[str]:
-    head, rest = [], 1.0
-    for gram, weight in vector.items():
-        if rest < threshold**2 - _SLACK:
-            break
-        head.append(gram)
-        rest -= weight**2
-    return head
+def _heads(table: Any, threshold: float) -> Any:
+    """The entries before which the rest of the row, they included, could still reach the threshold; each as a 1."""
+    squares = table.data**2
+    before = np.cumsum(squares) - squares
+    before -= np.repeat(before[table.indptr[:-1]], np.diff(table.indptr))
+    heads = table.copy()
+    heads.data = (1 - before >= threshold**2 - _SLACK).astype(np.int32)
+    heads.eliminate_zeros()
+    return heads
