@@ -70,6 +70,8 @@ class Principle(Record):
     examples: tuple[Example, ...] = ()
     source: str | None = None
     changelog: tuple[Change, ...] = ()
+    conflicts: tuple[Name, ...] = ()
+    """Ids of principles of the same constitution that the author knows this one to contradict."""
     lint_ignore: tuple[str, ...] = ()
     """Ids of lint rules that the author has thought about and overruled here."""
 
@@ -99,6 +101,8 @@ class Constitution(Record):
     title: str
     source: str | None = None
     template_pack: str = "chat"
+    tags: dict[str, str] = Field(default={})
+    """What the constitution means to cover: tag, description. With none declared a principle may carry any tag."""
     principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
 
     @property

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from constitutional.constitution.compose import Composed, compose
+from constitutional.constitution.rules import RULES
 from constitutional.constitution.source import stop_if_any
+from constitutional.errors import nearest
 from constitutional.principles import Constitution, Principle
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks, locate
@@ -40,7 +42,7 @@ def checked(composed: Composed) -> Composed:
     Raises:
         ConstitutionError: one line `file:line:col: key: message` for each thing wrong.
     """
-    problems = [*_empty_texts(composed.constitution)]
+    problems = [*_empty_texts(composed.constitution), *_unknown_names(composed.constitution)]
     stop_if_any(_line(composed.marks, loc, message) for loc, message in problems)
     return composed
 
@@ -48,6 +50,21 @@ def checked(composed: Composed) -> Composed:
 def _line(marks: Marks, loc: Loc, message: str) -> str:
     place, found = locate(marks, loc)
     return f"{place}: {'.'.join(map(str, found))}: {message}"
+
+
+def _unknown_names(constitution: Constitution) -> Iterator[Problem]:
+    """Names of lint rules and of other principles that stand for nothing: a silenced typo silences nobody."""
+    ids = {principle.id for principle in constitution.principles}
+    for index, principle in enumerate(constitution.principles):
+        for item, rule in enumerate(principle.lint_ignore):
+            if rule not in RULES:
+                yield ("principles", index, "lint_ignore", item), f"no lint rule '{rule}'{nearest(rule, RULES)}"
+        for item, name in enumerate(principle.conflicts):
+            loc: Loc = ("principles", index, "conflicts", item)
+            if name == principle.id:
+                yield loc, "a principle cannot contradict itself"
+            elif name not in ids:
+                yield loc, f"no principle '{name}'{nearest(name, ids - {principle.id})}"
 
 
 def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
