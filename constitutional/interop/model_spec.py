@@ -61,7 +61,7 @@ def _principle(section: Section, file: str) -> Principle:
     if level not in AUTHORITY:
         raise _wrong(section, file, f"unknown authority '{level}'{nearest(level, AUTHORITY)}")
     if section.id is None or slug(section.id) != section.id:
-        raise _wrong(section, file, f"id '{section.id}' is not of lower-case letters, digits, '_', '.' and '-'")
+        raise _wrong(section, file, f"id '{section.id}' is not of lower-case letters, digits, '_' and '-'")
     body = parts(section.body)
     if not body.prose:
         raise _wrong(section, file, f"section '{section.id}' has no text")
