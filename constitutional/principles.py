@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from constitutional.records import Record, short_digest
 
@@ -46,12 +46,20 @@ class Principle(Record):
     A principle is written (requests, put to a model), or code (`check`), or both.
     """
 
+    model_config = ConfigDict(use_attribute_docstrings=True)  # the schema tells editors what a field is for
+
     id: Name
+    """A short name that stays; records cite `id@version`."""
     version: Version
+    """Raised whenever a text changes that reaches a model."""
     title: str
+    """What the principle is about, for people."""
     critique_request: str | None = None
+    """Asks what is wrong with the answer just given."""
     revision_request: str | None = None
+    """Asks for a new answer."""
     comparison_request: str | None = None
+    """Asks which of two answers is the better one."""
     negated_comparison_request: str | None = None
     """Asks for the other answer: a judge that reads the request turns its verdict over."""
     paraphrases: tuple[str, ...] = ()
@@ -63,13 +71,19 @@ class Principle(Record):
     check: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     """`package.module:callable`, code that scores an answer."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share in the label rule `weighted`."""
     tier: Annotated[int, Field(ge=1)] = 1
     """Rank of authority, 1 the highest: a lower tier decides only what the higher ones leave open."""
     tags: tuple[str, ...] = ()
+    """What it covers."""
     phases: tuple[Phase, ...] = ("revise", "judge", "evaluate")
+    """Where it takes part."""
     examples: tuple[Example, ...] = ()
+    """Labelled comparisons; the gate measures a judge on them."""
     source: str | None = None
+    """Where the wording comes from, and under which licence."""
     changelog: tuple[Change, ...] = ()
+    """What each version changed, the newest first."""
     conflicts: tuple[Name, ...] = ()
     """Ids of principles of the same constitution that the author knows this one to contradict."""
     lint_ignore: tuple[str, ...] = ()
@@ -89,18 +103,24 @@ class Principle(Record):
     @property
     def digest(self) -> str:
         """Changes when, and only when, a text that reaches a model (or the check that stands for one) changes."""
-        texts = self.model_dump(mode="json", include={"id", "version", "check", *TEXTS}, exclude_none=True)
-        return short_digest(texts)
+        return short_digest({"id": self.id, "version": self.version, **self.texts})
 
 
 class Constitution(Record):
     """A named, versioned set of principles."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     id: Name
+    """A short name for the whole."""
     version: Version
+    """Raised when a principle comes, goes or changes."""
     title: str
+    """What it is for, for people."""
     source: str | None = None
+    """Where it comes from, and under which licence."""
     template_pack: str = "chat"
+    """The prompt templates it was written for."""
     tags: dict[str, str] = Field(default={})
     """What the constitution means to cover: tag, description. With none declared a principle may carry any tag."""
     principles: Annotated[tuple[Principle, ...], Field(min_length=1)]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
+from constitutional.cli import authoring
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -128,6 +129,9 @@ def report(run_folder: RunPath) -> None:
     from constitutional.cli.running import report_command
 
     report_command(run_folder)
+
+
+authoring.add(app)
 
 
 @models.command("list")

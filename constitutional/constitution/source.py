@@ -22,14 +22,24 @@ class ConstitutionFile(Constitution):
     """What one file may say: a constitution, and how it differs from the files it extends."""
 
     extends: str | tuple[str, ...] = ()
+    """Constitutions this one is laid over: paths from this file, or packaged names. Later ones win by id."""
     remove: tuple[str, ...] = ()
+    """Ids of extended principles to leave out."""
     override: dict[str, dict[str, JsonValue]] = Field(default={})
+    """Single fields of extended principles: id, then field and value."""
 
 
 class Extension(ConstitutionFile):
     """A file that extends others, so that it need not have principles of its own."""
 
     principles: tuple[Principle, ...] = ()
+
+
+def file_schema() -> dict[str, Any]:
+    """The JSON Schema of a constitution file, for editors. What only loading can say (places, names) is not in it."""
+    schema = ConstitutionFile.model_json_schema()
+    schema["required"] = [name for name in schema["required"] if name != "principles"]  # those it extends may do
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 @dataclass(frozen=True)

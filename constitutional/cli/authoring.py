@@ -1,0 +1,142 @@
+"""The commands of authors: check, compare, version and exchange constitutions."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Name = Annotated[str, typer.Argument(help="A file, or the name of a packaged constitution.", metavar="CONSTITUTION")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[Path | None, typer.Option("--out", help="Write to this file instead of the terminal.")]
+
+
+class Part(StrEnum):
+    """Which number of a version to raise."""
+
+    major = "major"
+    minor = "minor"
+    patch = "patch"
+
+
+def schema() -> None:
+    """Print the JSON Schema of a constitution file, for editors."""
+    from constitutional.constitution.source import file_schema
+
+    typer.echo(json.dumps(file_schema(), indent=2))
+
+
+def show(constitution: Name) -> None:
+    """Print a constitution, composed of what it extends, with the place that gave each field."""
+    from constitutional.constitution.loader import load_composed
+    from constitutional.constitution.show import show as shown
+
+    typer.echo(shown(load_composed(constitution)))
+
+
+def lint(constitution: Name, as_json: AsJson = False) -> None:
+    """Say what makes a constitution worse without making it wrong. Exits with 1 when something is found."""
+    from constitutional.constitution.lint import lint as findings_of
+    from constitutional.constitution.lint import places
+    from constitutional.constitution.loader import load_composed
+    from constitutional.constitution.rules import RULES
+
+    composed = load_composed(constitution)
+    findings = findings_of(composed.constitution)
+    where = places(findings, composed.constitution, composed.marks)
+    if as_json:
+        rows = [{"place": place, **f.model_dump(mode="json")} for place, f in zip(where, findings, strict=True)]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        for place, finding in zip(where, findings, strict=True):
+            subject = f"{finding.principle}: " if finding.principle else ""
+            typer.echo(f"{place}: {finding.rule}: {subject}{finding.message}")
+        for rule in sorted({finding.rule for finding in findings}):
+            typer.echo(f"\n{rule}: {RULES[rule]}")
+        typer.echo(f"{composed.constitution.ref}: {len(findings)} findings" if findings else f"{constitution}: ok")
+    if findings:
+        raise typer.Exit(1)
+
+
+def lock(constitution: Name) -> None:
+    """Write NAME.lock: the digest of every principle's texts under its version."""
+    from constitutional.constitution.lock import lock as write_lock
+
+    typer.echo(f"wrote {write_lock(constitution)}")
+
+
+def bump(
+    constitution: Name,
+    principle: Annotated[str, typer.Argument(help="Id of the principle.", metavar="ID")],
+    part: Annotated[Part, typer.Option("--part", help="Which number to raise.")] = Part.minor,
+    text: Annotated[str | None, typer.Option("--text", help="What changed; the changed fields when not given.")] = None,
+) -> None:
+    """Raise a principle's version and note the change in its changelog; the rest of the file stays as it is."""
+    from constitutional.constitution.bump import bump as raise_version
+
+    typer.echo(raise_version(constitution, principle, part.value, text))
+
+
+def diff(
+    old: Annotated[str, typer.Argument(help="FILE, FILE@REVISION (git) or a name.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="Likewise.", metavar="NEW")],
+    as_json: AsJson = False,
+) -> None:
+    """Say principle by principle what changed between two constitutions."""
+    from constitutional.constitution.diff import diff as difference_of
+    from constitutional.constitution.diff import render
+    from constitutional.constitution.revisions import open_constitution
+
+    difference = difference_of(open_constitution(old).constitution, open_constitution(new).constitution)
+    typer.echo(json.dumps(difference.model_dump(mode="json"), indent=2) if as_json else render(difference))
+
+
+def import_file(
+    path: Annotated[Path, typer.Argument(help="A constitution in another format.", metavar="FILE")],
+    format_name: Annotated[str, typer.Option("--format", help="The format; a wrong one lists them.")],
+    out: Output = None,
+) -> None:
+    """Turn a constitution of another format into one of ours; what ours cannot hold is listed on stderr."""
+    from constitutional.interop import import_constitution, to_yaml
+
+    imported = import_constitution(path, format_name)
+    _give(to_yaml(imported.constitution), imported.lost, out)
+
+
+def export_file(
+    constitution: Name,
+    format_name: Annotated[str, typer.Option("--format", help="The format; a wrong one lists them.")],
+    original: Annotated[
+        Path | None, typer.Option(help="The file it was imported from, to keep what else is in it.")
+    ] = None,
+    out: Output = None,
+) -> None:
+    """Turn a constitution into another format; what that cannot hold is listed on stderr."""
+    from constitutional.constitution import load_constitution
+    from constitutional.interop import export_constitution
+
+    exported = export_constitution(load_constitution(constitution), format_name, original=original)
+    _give(exported.text, exported.lost, out)
+
+
+def _give(text: str, lost: tuple[str, ...] | list[str], out: Path | None) -> None:
+    from constitutional.runs.atomic import write_atomic
+
+    if out is None:
+        typer.echo(text, nl=not text.endswith("\n"))
+    else:
+        write_atomic(out, text)
+        typer.echo(f"wrote {out}", err=True)
+    for line in lost:
+        typer.echo(f"not held: {line}", err=True)
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands to the program."""
+    for command in (schema, show, lint, lock, bump, diff):
+        app.command()(command)
+    app.command("import")(import_file)
+    app.command("export")(export_file)
