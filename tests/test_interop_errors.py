@@ -31,6 +31,7 @@ BAD = [
     ("cai-sl", "[]", ": expected a JSON object (got a list)"),
     ("cai-sl", {"a": 1}, ": a: expected a JSON object (got a number)"),
     ("cai-sl", {"a": {}}, ": a: missing key 'prompt'"),
+    ("cai-sl", {"a\n\x1b\u2028é": {}}, r": a\n\x1b\u2028é: missing key 'prompt'"),
     ("cai-sl", {"a": {"prompt": []}}, ": a.prompt: expected a list of one text (got 0)"),
     ("cai-sl", {"a": {"prompt": [None]}}, ": a.prompt.0: expected a text (got null)"),
     (

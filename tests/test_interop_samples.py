@@ -37,7 +37,7 @@ MORE = [  # the file says more than a constitution holds
 ]
 MARKUP = [
     ("constitutions/nemo_aligner_sys_prompt_constitution.txt", "nemo-prompt", 16),
-    ("constitutions/openai_model_spec.md", "model-spec", 55),
+    ("constitutions/openai_model_spec.md", "model-spec", 59),
 ]
 ALL = [*WHOLE, *MORE, *MARKUP, ("icai/example_ap.json", "annotated-pairs", 3)]
 ALL.append(("icai/feedback_forensics_example_annotations_train_ap.json", "annotated-pairs", None))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from constitutional.errors import ConfigError, nearest
 from constitutional.interop import constitutional_evals, icai, langchain, llm_swarm, model_spec, nemo, paper, traits
-from constitutional.interop.documents import Imported, Source, Written, read_source
+from constitutional.interop.documents import Imported, Source, Written, one_line, read_source
 from constitutional.interop.losses import not_held
 from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution
@@ -52,7 +52,8 @@ def import_constitution(path: Path, format: str) -> Imported:
         ConstitutionError: one line `file: path.to.the.value: message`, or `file:line: message`.
     """
     read, _ = _format(format)
-    return read(read_source(path))
+    imported = read(read_source(path))
+    return replace(imported, lost=tuple(map(one_line, imported.lost)))
 
 
 def export_constitution(
@@ -81,7 +82,7 @@ def export_constitution(
     lost = not_held(constitution, again.constitution, written.left_out)
     if again.few_shots != few_shots:
         lost.append(f"{len(few_shots)} few-shots")
-    return Exported(written.text, tuple(lost))
+    return Exported(written.text, tuple(map(one_line, lost)))
 
 
 def _format(name: str) -> tuple[Read, Write | None]:

@@ -11,7 +11,16 @@ import re
 
 from constitutional.errors import ConstitutionError, nearest
 from constitutional.interop.comparisons import read_block, write_block
-from constitutional.interop.documents import Imported, Source, Written, asked_as, constitution_of, fitting, principle_of
+from constitutional.interop.documents import (
+    Imported,
+    Source,
+    Written,
+    asked_as,
+    constitution_of,
+    fitting,
+    one_line,
+    principle_of,
+)
 from constitutional.interop.markdown import Section, parts, sections
 from constitutional.interop.names import slug
 from constitutional.interop.shots import FewShot
@@ -120,4 +129,4 @@ def _render(principle: Principle, level: int) -> str:
 
 
 def _wrong(section: Section, file: str, message: str) -> ConstitutionError:
-    return ConstitutionError(f"{file}:{section.line}: {message}")
+    return ConstitutionError(one_line(f"{file}:{section.line}: {message}"))

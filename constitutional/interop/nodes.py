@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from constitutional.errors import ConstitutionError
-from constitutional.interop.documents import Source
+from constitutional.interop.documents import Source, one_line
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Node:
     def wrong(self, message: str) -> ConstitutionError:
         """The error to raise for this value."""
         place = f"{self.file}: {'.'.join(self.path)}" if self.path else self.file
-        return ConstitutionError(f"{place}: {message}")
+        return ConstitutionError(one_line(f"{place}: {message}"))
 
 
 def parse_json(source: Source) -> Node:
@@ -37,7 +37,7 @@ def parse_json(source: Source) -> Node:
         if len(found) < len(items):
             names = [name for name, _ in items]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ConstitutionError(f"{source.name}: duplicate key '{twice}'")
+            raise ConstitutionError(one_line(f"{source.name}: duplicate key '{twice}'"))
         return found
 
     def constant(name: str) -> None:
