@@ -1,17 +1,20 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from constitution_files import HEAD, principle, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from constitutional import yamlfile
 from constitutional.constitution.bump import bump, raised
 from constitutional.constitution.loader import load_constitution
 from constitutional.constitution.lock import check_lock, lock, lock_path
 from constitutional.errors import ConfigError, ConstitutionError
+from constitutional.resources import find
 
 REQUEST = "    comparison_request: Which is kinder?\n"
-ENTRY = '      - version: 1.1.0\n        text: "Said better."\n'
+ENTRY = "      - version: 1.1.0\n        text: Said better.\n"
 
 EDITS = [
     # before, after: all else stays
@@ -64,37 +67,37 @@ EDITS = [
         "  - id: kind\n    version: 1.0.0\n    changelog:\n    - {version: 1.0.0, text: First}\n    title: K\n"
         + REQUEST,
         "  - id: kind\n    version: 1.1.0\n    changelog:\n    - version: 1.1.0\n"
-        '      text: "Said better."\n    - {version: 1.0.0, text: First}\n    title: K\n' + REQUEST,
+        "      text: Said better.\n    - {version: 1.0.0, text: First}\n    title: K\n" + REQUEST,
     ),
     (
         "  - id: kind\n    version: 1.0.0\n    ? changelog\n    : - version: 1.0.0\n        text: First\n    title: K\n"
         + REQUEST,
-        '  - id: kind\n    version: 1.1.0\n    ? changelog\n    : - version: 1.1.0\n        text: "Said better."\n'
+        "  - id: kind\n    version: 1.1.0\n    ? changelog\n    : - version: 1.1.0\n        text: Said better.\n"
         "      - version: 1.0.0\n        text: First\n    title: K\n" + REQUEST,
     ),
     (
         "  - id: kind\n    version: 1.0.0\n    changelog: [  # none\n      ]\n    title: K\n" + REQUEST,
-        '  - id: kind\n    version: 1.1.0\n    changelog: [{version: 1.1.0, text: "Said better."}  # none\n      ]\n'
+        "  - id: kind\n    version: 1.1.0\n    changelog: [{version: 1.1.0, text: Said better.}  # none\n      ]\n"
         "    title: K\n" + REQUEST,
     ),
     (
         "  - id: kind\n    version: 1.0.0\n    changelog: [{version: 1.0.0, text: First}]\n    title: K\n" + REQUEST,
-        '  - id: kind\n    version: 1.1.0\n    changelog: [{version: 1.1.0, text: "Said better."}, '
+        "  - id: kind\n    version: 1.1.0\n    changelog: [{version: 1.1.0, text: Said better.}, "
         "{version: 1.0.0, text: First}]\n    title: K\n" + REQUEST,
     ),
     (
         "  - {id: kind, version: 1.0.0, title: Kind, comparison_request: Kind?}\n",
-        '  - {id: kind, version: 1.1.0, changelog: [{version: 1.1.0, text: "Said better."}], title: Kind, '
+        "  - {id: kind, version: 1.1.0, changelog: [{version: 1.1.0, text: Said better.}], title: Kind, "
         "comparison_request: Kind?}\n",
     ),
     (
         '  [{"id":"kind","title":"K","comparison_request":"Kind?","version":"1.0.0"}]\n',
         '  [{"id":"kind","title":"K","comparison_request":"Kind?","version":"1.1.0", '
-        'changelog: [{version: 1.1.0, text: "Said better."}]}]\n',
+        "changelog: [{version: 1.1.0, text: Said better.}]}]\n",
     ),
     (
         "  - {id: kind, changelog: [], version: 1.0.0,  # first\n     title: Kind, comparison_request: Kind?,}\n",
-        '  - {id: kind, changelog: [{version: 1.1.0, text: "Said better."}], version: 1.1.0,  # first\n'
+        "  - {id: kind, changelog: [{version: 1.1.0, text: Said better.}], version: 1.1.0,  # first\n"
         "     title: Kind, comparison_request: Kind?,}\n",
     ),
 ]
@@ -117,6 +120,28 @@ def test_only_the_version_and_an_entry_change(tmp_path: Path, before: str, after
     assert constitution.version == "1.0.0" and constitution.principle("kind@1.1.0").changelog[0].text == "Said better."
 
 
+def test_the_slow_loader_marks_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamlfile, "_LOADER", yaml.SafeLoader)
+    for before, after in EDITS:
+        path = tmp_path / "mine.yaml"
+        path.write_text(HEAD + "principles:\n" + before)
+        bump(str(path), "kind", "minor", "Said better.")
+        assert path.read_text() == HEAD + "principles:\n" + after
+
+
+@pytest.mark.parametrize("name", ["minimal", "harmlessness"])
+def test_our_own_constitutions_can_be_bumped(tmp_path: Path, name: str) -> None:
+    text = find("constitutions", name).read_text()
+    path = tmp_path / "ours.yaml"
+    path.write_text(text)
+    for principle in load_constitution(str(path)).principles:
+        bump(str(path), principle.id, "major", "Said anew.")
+    bumped = load_constitution(str(path)).principles
+    assert all(p.changelog[0].version == p.version and p.version.endswith(".0.0") for p in bumped)
+    lines = path.read_text().splitlines()
+    assert len(lines) == len(text.splitlines()) + 3 * len(bumped)
+
+
 def test_which_number_is_raised() -> None:
     assert [raised("1.9.4", part) for part in ("major", "minor", "patch")] == ["2.0.0", "1.10.0", "1.9.5"]
 
@@ -137,7 +162,7 @@ def test_an_override_has_its_own_version(tmp_path: Path) -> None:
     edits = "override:\n  kind:\n    version: 2.0.0\n    comparison_request: Mine?\n  truth: {weight: 2}\n"
     path = write(tmp_path, "mine.yaml", head="extends: base.yaml\n" + edits)
     assert bump(str(path), "kind", "major", "Mine.") == "kind@3.0.0"
-    added = '    version: 3.0.0\n    changelog:\n      - version: 3.0.0\n        text: "Mine."\n'
+    added = "    version: 3.0.0\n    changelog:\n      - version: 3.0.0\n        text: Mine.\n"
     assert path.read_text() == HEAD + "extends: base.yaml\n" + edits.replace("    version: 2.0.0\n", added)
     for name, message in [
         ("truth", f"{path}: 'truth' has its version from {base}:10:5: raise it there"),

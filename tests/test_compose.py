@@ -211,7 +211,7 @@ REFUSED = [
     (
         "extends: base.yaml\noverride: {kind: {examples: [{prompt: a, better: b, worse: b}]}}\n",
         "",
-        ["mine.yaml:5:52: principles.0.examples.0.worse: the same text as 'better': nothing to judge"],
+        ["mine.yaml:5:53: principles.0.examples.0.worse: the same text as 'better': nothing to judge"],
     ),
     (
         "extends: base.yaml\noverride: {kind: 3}\n",
@@ -294,9 +294,9 @@ def test_two_bases_may_not_say_two_things_under_one_version(tmp_path: Path) -> N
 def test_packaged_names_are_extended_from_anywhere_and_never_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path, "constitutions/minimal.yaml", KIND)
+    write(tmp_path, "constitutions/minimal.yaml", TRUTH)
     monkeypatch.chdir(tmp_path)
-    mine = write(tmp_path, "there/minimal.yaml", KIND, head="extends: minimal\n")
+    mine = write(tmp_path, "there/minimal.yaml", principle("own"), head="extends: minimal\n")
     assert len(load_constitution(str(mine)).principles) == 4
 
 

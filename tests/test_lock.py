@@ -24,7 +24,8 @@ def replace(path: Path, old: str, new: str) -> None:
 
 def test_the_lock_is_stable_sorted_and_one_line_an_entry(tmp_path: Path) -> None:
     write(tmp_path, "base/b.yaml", TRUTH)
-    mine = write(tmp_path, "mine.yaml", KIND, principle("a"), head="extends: [base/b.yaml, minimal]\n")
+    own = KIND.replace("id: kind", "id: gentle")
+    mine = write(tmp_path, "mine.yaml", own, principle("a"), head="extends: [base/b.yaml, minimal]\n")
     path = lock(str(mine))
     text = path.read_text()
     assert path == tmp_path / "mine.lock" == lock_path(mine)
@@ -35,7 +36,7 @@ def test_the_lock_is_stable_sorted_and_one_line_an_entry(tmp_path: Path) -> None
     assert {ref: row["digest"] for ref, row in data["principles"].items()} == {
         r: p.digest for r, p in principles.items()
     }
-    assert list(data["principles"]["kind@1.0.0"]["fields"]) == ["comparison_request", "score_request"]
+    assert list(data["principles"]["gentle@1.0.0"]["fields"]) == ["comparison_request", "score_request"]
     assert sum(line.startswith('  "') for line in text.splitlines()) == 2 + len(principles)
     lock(str(mine))
     assert path.read_text() == text

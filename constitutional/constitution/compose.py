@@ -128,7 +128,7 @@ def _read_layer(path: Path, chain: tuple[Base, ...], work: _Work) -> _Layer:
     changed = {
         name: _overridden(inherited[name], fields, overrides[name], name) for name, fields in file.override.items()
     }
-    claims = [*((("override", name), part) for name, part in changed.items())]
+    claims: list[tuple[Loc, _Part]] = [(("override", name), part) for name, part in changed.items()]
     claims += [(("principles", index), part) for index, part in enumerate(own.values())]
     stop_if_any(problem for loc, part in claims for problem in _claim(loc, part, work.texts))
     kept = {name: part for name, part in inherited.items() if name not in file.remove}
