@@ -208,7 +208,7 @@ CASES = [
             {"id": "rl0", "comparison_request": "Is it kind?"},
             {"id": "rl1", "comparison_request": "Is it true,\n     or not?"},
         ],
-        ("the system prompt around the principles (49 characters)",),
+        ("the system prompt around the principles (46 characters)",),
     ),
     (
         "model-spec",
@@ -353,11 +353,28 @@ def test_names_become_ids_and_come_back(tmp_path: Path) -> None:
     file = {name: {**LANGCHAIN["My Rule"], "name": name} for name in names}
     path = _write(tmp_path, file, "Mein Buch.v2.json")
     constitution = import_constitution(path, "langchain").constitution
-    assert (constitution.id, constitution.title) == ("mein-buch.v2", "Mein Buch.v2")
+    assert (constitution.id, constitution.title) == ("mein-buch.v2", "mein-buch.v2")
     assert [p.id for p in constitution.principles] == ["my-rule", "my-rule-2", "principle", "x" * 80, "x" * 74 + "-2"]
     exported = export_constitution(constitution, "langchain")
     assert json.loads(exported.text) == file
-    assert exported.lost == ("title of the constitution: Mein Buch.v2",)
+    assert exported.lost == ()
+
+
+def test_an_order_that_does_not_come_back_is_told(tmp_path: Path) -> None:
+    path = _write(tmp_path, SPEC, "spec.md")
+    constitution = import_constitution(path, "model-spec").constitution
+    turned = constitution.model_copy(update={"principles": constitution.principles[::-1]})
+    assert export_constitution(turned, "model-spec", original=path).lost == ("the order of the principles",)
+    assert export_constitution(turned, "model-spec").lost == ()
+
+
+def test_ids_that_a_format_counts_anew_are_told(tmp_path: Path) -> None:
+    file = ["\nWhich is kind? Options:", "\nWhich is true? Options:"]
+    constitution = import_constitution(_write(tmp_path, file), "cai-rl").constitution
+    turned = constitution.model_copy(update={"principles": constitution.principles[::-1]})
+    exported = export_constitution(turned, "cai-rl")
+    assert json.loads(exported.text) == file[::-1]
+    assert exported.lost == ("id of 2 principles: rl1, rl0", "title of 2 principles: rl1, rl0")
 
 
 def test_paper_requests_are_the_words_of_the_transcript() -> None:

@@ -50,7 +50,7 @@ def write_block(example: Example) -> str | None:
 
 def _turns(text: str) -> list[tuple[str, str, str, str]] | None:
     """Each turn's role, attributes, rest of the opening line and text; None if there is anything between the turns."""
-    found = []
+    found: list[tuple[str, str, str, str]] = []
     place = 0
     while place < len(text):
         turn = _TURN.match(text, place)

@@ -76,8 +76,8 @@ def constitution_of(source: Source, principles: Sequence[Principle]) -> Constitu
     """A constitution from a file that says nothing of itself: called by the file's name."""
     if not principles:
         raise ConstitutionError(f"{source.name}: holds no principle")
-    stem = Path(source.name).stem
-    return Constitution(id=slug(stem), version=VERSION, title=stem, principles=tuple(principles))
+    name = slug(Path(source.name).stem)
+    return Constitution(id=name, version=VERSION, title=name, principles=tuple(principles))
 
 
 def fitting(

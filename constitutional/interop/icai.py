@@ -49,7 +49,7 @@ def write_standard(constitution: Constitution, few_shots: tuple[FewShot, ...], o
     versions: dict[str, list[dict[str, Any]]] = {}
     for (version, info), group in itertools.groupby(chosen, _group):
         shorts = [(principle.comparison_request or "").removeprefix(REQUEST) for principle in group]
-        old = next((other for other in before.get(version, []) if other["info"] == info), {})
+        old: dict[str, Any] = next((other for other in before.get(version, []) if other["info"] == info), {})
         entry = {**old, "info": info, "principles_short_version": shorts}
         versions.setdefault(version, []).append(entry)
     return Written(to_json(versions), left_out)

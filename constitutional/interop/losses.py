@@ -24,23 +24,30 @@ def not_held(constitution: Constitution, again: Constitution, left_out: dict[str
         value = getattr(constitution, name)
         if name != "principles" and value not in (getattr(again, name), _DEFAULTS[name]):
             lines.append(f"{name} of the constitution: {value}")
-    pairs, ordered = _pairs([p for p in constitution.principles if p.id not in left_out], again.principles)
-    if not ordered:
+    written = [p for p in constitution.principles if p.id not in left_out]
+    in_place = list(zip(written, again.principles, strict=True))
+    found = {p.id: p for p in again.principles}
+    by_id = [(p, found[p.id]) for p in written] if found.keys() == {p.id for p in written} else in_place
+    changes, kept = _changes(in_place), _changes(by_id)
+    if _told_apart(kept) < _told_apart(changes):  # the file has the ids, in another order
         lines.append("the order of the principles")
+        changes = kept
     for name in Principle.model_fields:
-        changed = [before.id for before, after in pairs if getattr(before, name) != getattr(after, name)]
-        if changed:
-            lines.append(f"{name} of {len(changed)} principles: {_some(changed)}")
+        ids = [id for id, field in changes if field == name]
+        if ids:
+            lines.append(f"{name} of {len(ids)} principles: {_some(ids)}")
     return lines
 
 
-def _pairs(written: Sequence[Principle], again: Sequence[Principle]) -> tuple[list[tuple[Principle, Principle]], bool]:
-    """Each principle with what came back of it: by id where the format holds ids, else by position."""
-    ids = [p.id for p in written]
-    if sorted(ids) == sorted(p.id for p in again):
-        found = {p.id: p for p in again}
-        return [(p, found[p.id]) for p in written], ids == [p.id for p in again]
-    return list(zip(written, again, strict=True)), True
+def _changes(pairs: Sequence[tuple[Principle, Principle]]) -> list[tuple[str, str]]:
+    """Ids and fields in which the principles of a pair differ."""
+    names = Principle.model_fields
+    return [(a.id, name) for a, b in pairs for name in names if getattr(a, name) != getattr(b, name)]
+
+
+def _told_apart(changes: Sequence[tuple[str, str]]) -> int:
+    """How little a pairing fits: a format that counts its principles anew changes names, but no text."""
+    return sum(name not in ("id", "title") for _, name in changes)
 
 
 def _some(ids: Sequence[str]) -> str:

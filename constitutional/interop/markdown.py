@@ -5,6 +5,7 @@ Only lines outside fenced blocks are looked at, and only `\\n` ends a line: ever
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def sections(text: str) -> tuple[str, list[Section]]:
     lines = _lines(text)
     heads = [index for index in _outside(lines) if _HEADING.fullmatch(lines[index])]
     found = []
-    for start, end in zip(heads, [*heads[1:], len(lines)], strict=True):
+    for start, end in itertools.pairwise([*heads, len(lines)]):
         heading = _HEADING.fullmatch(lines[start])
         assert heading is not None
         attributes = dict(_ATTRIBUTE.findall(heading[4] or ""))
