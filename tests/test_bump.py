@@ -86,9 +86,9 @@ EDITS = [
         "{version: 1.0.0, text: First}]\n    title: K\n" + REQUEST,
     ),
     (
-        "  - {id: kind, version: 1.0.0, title: Kind, comparison_request: Kind?}\n",
+        "  - {id: kind, version: 1.0.0, title: Kind, comparison_request: Kinder}\n",
         "  - {id: kind, version: 1.1.0, changelog: [{version: 1.1.0, text: Said better.}], title: Kind, "
-        "comparison_request: Kind?}\n",
+        "comparison_request: Kinder}\n",
     ),
     (
         '  [{"id":"kind","title":"K","comparison_request":"Kind?","version":"1.0.0"}]\n',
