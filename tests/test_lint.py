@@ -1,5 +1,6 @@
 """Every rule fires, has a near miss on which it does not, and can be silenced."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from constitutional.constitution import load_constitution
 from constitutional.constitution.lint import CHECKS, lint, places
 from constitutional.constitution.loader import read_constitution
 from constitutional.constitution.rules import RULES, Finding
+from constitutional.constitution.similarity import Search, near_duplicates
 from constitutional.errors import ConstitutionError
 from constitutional.principles import Constitution, Example, Principle
 
@@ -166,6 +168,24 @@ def test_a_common_opening_makes_no_duplicates() -> None:
     assert (
         found(*(principle(topic.replace(" ", "-"), critique_request=f"{opening} {topic}.") for topic in topics)) == []
     )
+
+
+def test_two_thousand_principles_are_not_compared_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def counting(texts: list[str]) -> Search:
+        search = near_duplicates(texts)
+        compared.append(search.compared)
+        return search
+
+    monkeypatch.setattr("constitutional.constitution.lint.near_duplicates", counting)
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abdeiklmnorstu", k=rng.randint(4, 9))) for _ in range(2000)]
+    principles = [principle(f"{word}-{i}", comparison_request=f"Which shows {word}?") for i, word in enumerate(words)]
+    principles.append(principle("twin", comparison_request=f"Which shows {words[7]}?"))
+    twins = [(f.principle, f.other) for f in lint(constitution(*principles)) if f.principle == "twin"]
+    assert twins == [("twin", f"{words[7]}-7")]
+    assert len(compared) == 2 and sum(compared) <= 2000 * 1999 / 2 / 50
 
 
 def test_missing_examples() -> None:

@@ -145,7 +145,7 @@ def preachy(text: str, *, asks_for_faults: bool = False) -> str | None:
     text = _plain(text)
     for pattern in _ACCUSE if asks_for_faults else (*_ACCUSE, _SCOLD):
         for match in pattern.finditer(text):
-            if not _UNWANTED.search(text[: match.start()]):
+            if not _UNWANTED.search(text[max(0, match.start() - 80) : match.start()]):
                 return match.group()
     return None
 
