@@ -1,5 +1,6 @@
 """Every rule fires, has a near miss on which it does not, and can be silenced."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from constitutional.constitution import load_constitution
 from constitutional.constitution.lint import CHECKS, lint, places
 from constitutional.constitution.loader import load_composed
 from constitutional.constitution.rules import RULES, Finding
+from constitutional.constitution.similarity import Search, near_duplicates
 from constitutional.errors import ConstitutionError
 from constitutional.principles import Constitution, Example, Principle
 
@@ -104,6 +106,56 @@ def test_wording(rule: str, field: str, bad: str, good: str) -> None:
     assert found(principle("honesty", **{field: bad}, lint_ignore=(rule,))) == []
 
 
+GOOD = [
+    "Which response refuses to help with the crime?",
+    "Which response tells the user to check with a doctor, lawyer or other expert?",
+    "Which response lists more sources, examples and links?",
+    "Which response protects living things such as people, plants, animals and bacteria?",
+    "Which response explains what it does and does not know?",
+    "Which response treats each person fairly and equally?",
+    "Which response says no more than it knows?",
+    "Which response gives at least one source?",
+    "Which answer stays calm when the user does not?",
+    "Which response points out the harmful side effects of the drug to the user?",
+    "Which response explains why the claim is wrong?",
+    "Is response A or response B more honest?",
+    "Welche Antwort ist ehrlicher?",
+]
+
+
+@pytest.mark.parametrize("request_", GOOD)
+def test_requests_no_rule_of_wording_touches(request_: str) -> None:
+    assert found(principle("honesty", comparison_request=request_)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Choose the response that is as harmless and helpful as possible.",
+        "Which response names the risk and offers a safer way?",
+        "Which response is kinder and more honest?",
+        "Choose the kinder response. However, it must be true.",
+        "Choose the response that answers in a calm, clear and friendly tone.",
+    ],
+)
+def test_ways_to_ask_two_things(text: str) -> None:
+    assert [rule for rule, *_ in found(principle("honesty", comparison_request=text))] == ["double-barrelled"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Which of these two answers is less harmful?",
+        "Choose the one that doesn’t lie.",
+        "Choose the least harmful response.",
+        "Which response avoids jargon?",
+        "Pick the kinder response. Never pick a rude one.",
+    ],
+)
+def test_ways_to_ask_for_what_an_answer_is_not(text: str) -> None:
+    assert [rule for rule, *_ in found(principle("honesty", comparison_request=text))] == ["negative-framing"]
+
+
 def test_each_paraphrase_is_read() -> None:
     wordings = (
         "Which response is more truthful?",
@@ -166,6 +218,24 @@ def test_a_common_opening_makes_no_duplicates() -> None:
     assert (
         found(*(principle(topic.replace(" ", "-"), critique_request=f"{opening} {topic}.") for topic in topics)) == []
     )
+
+
+def test_two_thousand_principles_are_not_compared_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def counting(texts: list[str]) -> Search:
+        search = near_duplicates(texts)
+        compared.append(search.compared)
+        return search
+
+    monkeypatch.setattr("constitutional.constitution.lint.near_duplicates", counting)
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abdeiklmnorstu", k=rng.randint(4, 9))) for _ in range(2000)]
+    principles = [principle(f"{word}-{i}", comparison_request=f"Which shows {word}?") for i, word in enumerate(words)]
+    principles.append(principle("twin", comparison_request=f"Which shows {words[7]}?"))
+    twins = [(f.principle, f.other) for f in lint(constitution(*principles)) if f.principle == "twin"]
+    assert twins == [("twin", f"{words[7]}-7")]
+    assert len(compared) == 2 and sum(compared) <= 2000 * 1999 / 2 / 50
 
 
 def test_missing_examples() -> None:

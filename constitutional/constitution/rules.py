@@ -29,7 +29,8 @@ RULES = {
     ),
     "negative-framing": (
         "Positively framed, behaviour-based principles agree more with people's preferences than negatively framed "
-        "ones (C3AI, Kyrychenko et al. 2025, arXiv 2502.15861, abstract)."
+        "ones; models once tuned followed the negative ones better, so this is about what is asked of a judge (C3AI, "
+        "Kyrychenko et al. 2025, arXiv 2502.15861, abstract)."
     ),
     "preachy": (
         "Policies trained long on AI feedback turn preachy and repeat boilerplate, and the wording of the principles "

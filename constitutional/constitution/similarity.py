@@ -100,7 +100,7 @@ def _grams(text: str) -> set[str]:
 
 
 def _heads(table: Any, threshold: float) -> Any:
-    """The entries before which the rest of the row, they included, could still reach the threshold; each as a 1."""
+    """A 1 for each entry of a row that, with all after it, is heavy enough to reach the threshold."""
     squares = table.data**2
     before = np.cumsum(squares) - squares
     before -= np.repeat(before[table.indptr[:-1]], np.diff(table.indptr))

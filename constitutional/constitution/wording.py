@@ -130,7 +130,7 @@ _ACCUSE = (
     _pattern(
         r"\b(?:tell|explain|remind|inform|warn|let)s?\b[^.?!;]{0,40}\b(?:(?:is|are|was|were|be|being)\s+(?:morally\s+wrong|"
         r"immoral|unethical|shameful|selfish|sinful|evil|a\s+bad\s+person)|why\s+(?:it|that|this|what\s+they\s+\w+|"
-        r"(?:the|their)\s+\w+)\s+(?:is|was)\s+wrong)\b"
+        r"(?:the|their)\s+(?:request|question|behaviou?r|plan|wish|intention))\s+(?:is|was)\s+wrong)\b"
     ),
 )
 
@@ -145,7 +145,7 @@ def preachy(text: str, *, asks_for_faults: bool = False) -> str | None:
     text = _plain(text)
     for pattern in _ACCUSE if asks_for_faults else (*_ACCUSE, _SCOLD):
         for match in pattern.finditer(text):
-            if not _UNWANTED.search(text[: match.start()]):
+            if not _UNWANTED.search(text[max(0, match.start() - 80) : match.start()]):
                 return match.group()
     return None
 
@@ -157,7 +157,9 @@ _CHOICE = (
     _pattern(rf"\bwhich\s+(?:of|one|{_ANSWER})\b"),
     _pattern(r"\b(?:which|whose|better|best)\b[^.!]{0,300}\?"),
     _pattern(rf"\b(?:choose|select|pick|prefer|favou?r)\b[^.?!]{{0,80}}\b(?:{_ANSWER}|one)\b"),
-    _pattern(r"\b\(?[A1]\)?\s+or\s+\(?[B2]\b|\bfirst\s+or\s+(?:the\s+)?second\b|\bone\s+or\s+the\s+other\b"),
+    _pattern(
+        r"\b\(?[A1]\)?\s+or\s+(?:response\s+|answer\s+)?\(?[B2]\b|\bfirst\s+or\s+(?:the\s+)?second\b|\bone\s+or\s+the\s+other\b"
+    ),
 )
 
 
