@@ -78,35 +78,32 @@ def test_show_says_where_each_field_comes_from_and_reads_back(tmp_path: Path) ->
     mine = write(tmp_path, "mine.yaml", head="extends: base.yaml\noverride: {truth: {title: The truth, weight: 3}}\n")
     composed = load_composed(str(mine))
     text = show(composed)
-    assert (
-        text.replace(f"{tmp_path}/", "").splitlines()
-        == [
-            "# mine@1.0.0 of mine.yaml, base.yaml",
-            "id: mine  # mine.yaml:1:1",
-            "version: 1.0.0  # mine.yaml:2:1",
-            "title: Mine  # mine.yaml:3:1",
-            "principles:",
-            "  - id: kind  # base.yaml:5:5",
-            "    version: 1.0.0  # base.yaml:6:5",
-            "    title: Kind  # base.yaml:7:5",
-            r'    critique_request: "tab\there, \"quotes\", \N and # signs"  # base.yaml:9:5',
-            "    comparison_request: >-  # base.yaml:8:5",
-            "      Which of the two answers is kinder to the person who asked, above all where it has to say",
-            "      no to them?",
-            "    weight: 0.5  # base.yaml:10:5",
-            '    tags: [a, "null", "x, y"]  # base.yaml:11:5',
-            "    examples:  # base.yaml:12:5",
-            '      - prompt: "no"',
-            '        better: "1.5"',
-            '        worse: "a: b"',
-            "        split: gate",
-            "  - id: truth  # base.yaml:14:5",
-            "    version: 1.0.0  # base.yaml:15:5",
-            "    title: The truth  # mine.yaml:5:20",
-            "    comparison_request: Which is truer?  # base.yaml:17:5",
-        ]
-        or True
-    )
+    assert text.replace(f"{tmp_path}/", "").splitlines() == [
+        "# mine@1.0.0 of mine.yaml, base.yaml",
+        "id: mine  # mine.yaml:1:1",
+        "version: 1.0.0  # mine.yaml:2:1",
+        "title: Mine  # mine.yaml:3:1",
+        "principles:",
+        "  - id: kind  # base.yaml:5:5",
+        "    version: 1.0.0  # base.yaml:6:5",
+        "    title: Kind  # base.yaml:7:5",
+        r'    critique_request: "tab\there, \"quotes\", \N and # signs"  # base.yaml:9:5',
+        "    comparison_request: >-  # base.yaml:8:5",
+        "      Which of the two answers is kinder to the person who asked, above all where it has to",
+        "      say no to them?",
+        "    weight: 0.5  # base.yaml:10:5",
+        '    tags: [a, "null", "x, y"]  # base.yaml:11:5',
+        "    examples:  # base.yaml:12:5",
+        '      - prompt: "no"',
+        '        better: "1.5"',
+        '        worse: "a: b"',
+        "        split: gate",
+        "  - id: truth  # base.yaml:14:5",
+        "    version: 1.0.0  # base.yaml:15:5",
+        "    title: The truth  # mine.yaml:5:20",
+        '    comparison_request: "Which is truer?"  # base.yaml:17:5',
+        "    weight: 3.0  # mine.yaml:5:38",
+    ]
     again = tmp_path / "again.yaml"
     again.write_text(text)
     assert load_constitution(str(again)) == composed.constitution
