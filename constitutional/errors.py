@@ -61,6 +61,13 @@ class TrainingError(ConstitutionalError, RuntimeError):
     """Training that would silently do nothing, or that went wrong at a named step."""
 
 
+def one_line(text: str) -> str:
+    """Control characters escaped: names come from files, and what tells of them is one line on somebody's terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def nearest(name: str, legal: Iterable[str]) -> str:
     """A hint naming the closest legal name, or the legal names when none is close.
 

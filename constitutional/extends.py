@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from constitutional.errors import ConstitutionalError
+from constitutional.errors import ConstitutionalError, one_line
 from constitutional.validation import Marks
 
 
@@ -45,7 +45,7 @@ def extended(
         here = marks.get(("extends", index), place)
         path = look_up(name)
         if path is None:
-            raise error_class(f"{here}: extends: no such file '{name}'{hint(name)}")
+            raise error_class(one_line(f"{here}: extends: no such file '{name}'{hint(name)}"))
         bases.append(Base(path, here))
     return bases
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from constitutional.errors import ConstitutionalError, nearest
+from constitutional.errors import ConstitutionalError, nearest, one_line
 
 Loc = tuple[str | int, ...]
 Marks = dict[Loc, str]
@@ -67,7 +67,7 @@ def _lines(error: ValidationError, marks: Marks, model: type[BaseModel], under: 
             quote = ": quote it" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
             end = f" (got {_shown(item['input'])}{quote})"
             told.setdefault((start, end), []).append(item["msg"].removeprefix("Value error, "))
-    return [start + " or ".join(dict.fromkeys(texts)) + end for (start, end), texts in told.items()]
+    return [one_line(start + " or ".join(dict.fromkeys(texts)) + end) for (start, end), texts in told.items()]
 
 
 def _shown(value: Any) -> str:

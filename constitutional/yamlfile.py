@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from constitutional.errors import ConstitutionalError
+from constitutional.errors import ConstitutionalError, one_line
 from constitutional.validation import Loc, Marks, validate
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -202,4 +202,4 @@ class _Reader:
         return f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else f"{self.name}:1:1"
 
     def refuse(self, event: Any, message: str) -> NoReturn:
-        raise self.error_class(f"{self.at(event.start_mark)}: {message}")
+        raise self.error_class(one_line(f"{self.at(event.start_mark)}: {message}"))

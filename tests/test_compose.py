@@ -247,6 +247,19 @@ REFUSED = [
             "mine.yaml:4:22: extends.1: Input should be a valid string (got 3: quote it)",
         ],
     ),
+    (
+        'extends: base.yaml\nremove: ["a\\nb"]\n"odd\\ekey": 1\n',
+        "",
+        [
+            r"mine.yaml:6:1: odd\x1bkey: unknown key 'odd\x1bkey' (known: extends, id, override, principles, remove, "
+            "source, template_pack, title, version)"
+        ],
+    ),
+    (
+        'extends: base.yaml\nremove: ["a\\nb"]\n',
+        "",
+        [r"mine.yaml:5:10: remove.0: no principle 'a\nb' in what this file extends (known: kind, truth)"],
+    ),
     ("extend: base.yaml\n", KIND, ["mine.yaml:4:1: extend: unknown key 'extend' (did you mean 'extends'?)"]),
     ("extends: &x base.yaml\n", KIND, ["mine.yaml:4:10: anchor '&x': anchors are not allowed"]),
     ("override: {a: &x {weight: 2}, b: *x}\n", KIND, ["mine.yaml:4:15: anchor '&x': anchors are not allowed"]),
@@ -297,7 +310,7 @@ def test_packaged_names_are_extended_from_anywhere_and_never_from_the_working_di
     assert len(load_constitution(str(mine)).principles) == 4
 
 
-@pytest.mark.parametrize("name", ["../../etc/nothing", "/dev/null", "a\\0b", "x" * 300, ".", "../"])
+@pytest.mark.parametrize("name", ["../../etc/nothing", "two\\nlines", "/dev/null", "a\\0b", "x" * 300, ".", "../"])
 def test_names_that_are_no_files(tmp_path: Path, name: str) -> None:
     (line,) = problems(write(tmp_path, "mine.yaml", KIND, head=f'extends: "{name}"\n'))
     assert line.startswith("mine.yaml:4:1: extends: no such file '")
@@ -346,13 +359,15 @@ WHOLE = (
 KEYS = ["id", "version", "extends", "remove", "override", "principles", "kind", "weight", "tags", "examples", "prompt"]
 VALUES = ["null", "[]", "{}", "3", "1.5", "true", "text", "[a, [b]]", "{a: {b: c}}", "''", '"\\ud800"', "|\n  x"]
 
+BYTES = b" \t\n\r:-#{}[],'\"|>&*!?%@`ab01.\\\x00\x1b\x85\xc3\xff"
+
 
 @st.composite
 def mutations(draw: st.DrawFn) -> bytes:
     raw = WHOLE.encode()
     kind = draw(st.sampled_from(["byte", "cut", "rename", "value", "double"]))
     if kind == "byte":
-        at, byte = draw(st.integers(0, len(raw) - 1)), draw(st.integers(0, 255))
+        at, byte = draw(st.integers(0, len(raw) - 1)), draw(st.sampled_from(BYTES))
         return raw[:at] + bytes([byte]) + raw[at + draw(st.integers(0, 1)) :]
     if kind == "cut":
         start = draw(st.integers(0, len(raw) - 1))

@@ -14,7 +14,7 @@ from constitutional.constitution.lock import check_lock
 from constitutional.constitution.show import quoted
 from constitutional.constitution.source import ConstitutionFile, read_file
 from constitutional.constitution.writing import write_whole
-from constitutional.errors import ConstitutionalError, ConstitutionError, nearest
+from constitutional.errors import ConstitutionalError, ConstitutionError, nearest, one_line
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks
 from constitutional.yamlfile import parse_nodes, parse_yaml
@@ -52,8 +52,8 @@ def bump(name_or_path: str, principle_id: str, part: Part, text: str | None = No
     if "changelog" in _at(data, loc) and not isinstance(changelog, list):
         raise ConstitutionError(f"{marks[*loc, 'changelog']}: changelog: expected a list")
     entry = {"version": raised(old, part), "text": text if text is not None else _what_changed(path, principle_id)}
-    if not entry["text"].strip() or not entry["text"].isprintable():
-        raise ConstitutionError("the text of a changelog entry must be one line of printable characters")
+    if not entry["text"].strip() or len(entry["text"].splitlines()) > 1:
+        raise ConstitutionError("the text of a changelog entry must be one line, and not empty")
     content = path.read_bytes().decode("utf-8")
     new = edited(content, loc, entry)
     _check(new, _expected(data, loc, entry), marks[*loc, "version"])
@@ -141,7 +141,7 @@ def _mapping_of(path: Path, file: ConstitutionFile, marks: Marks, principle_id: 
             place = composed.marks["principles", index, "version"]
             raise ConstitutionError(f"{path}: '{principle_id}' has its version from {place}: raise it there")
     ids = [principle.id for principle in composed.constitution.principles]
-    raise ConstitutionError(f"{path}: no principle '{principle_id}'{nearest(principle_id, ids)}")
+    raise ConstitutionError(one_line(f"{path}: no principle '{principle_id}'{nearest(principle_id, ids)}"))
 
 
 def _what_changed(path: Path, principle_id: str) -> str:

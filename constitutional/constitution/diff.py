@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from constitutional.errors import one_line
 from constitutional.principles import Constitution, Example, Principle
 from constitutional.records import Record, canonical_json
 
@@ -136,7 +137,7 @@ def _change_lines(change: PrincipleChange) -> Iterator[str]:
     names = " -> ".join(name for name in (change.old, change.new) if name)
     if change.old == change.new:
         names = str(change.new)
-    yield f"{change.kind} {names}: {_safe(change.title)}"
+    yield f"{change.kind} {names}: {one_line(change.title)}"
     if change.unversioned:
         yield "  a text changed and the version did not"
     yield from _field_lines(change.fields)
@@ -167,9 +168,4 @@ def _items(value: Any) -> list[str]:
 
 
 def _told(sign: str, text: str) -> Iterator[str]:
-    yield from (f"    {sign} {_safe(line)}" for line in text.split("\n"))
-
-
-def _safe(line: str) -> str:
-    """Control characters escaped: a constitution from elsewhere does not drive the terminal that shows it."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)
+    yield from (f"    {sign} {one_line(line)}" for line in text.split("\n"))

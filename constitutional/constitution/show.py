@@ -14,19 +14,21 @@ from typing import Any
 import yaml
 
 from constitutional.constitution.compose import Composed
+from constitutional.errors import one_line
 from constitutional.principles import Constitution, Principle
 from constitutional.validation import Loc, Marks
-from constitutional.yamlfile import parse_scalar
 
 WIDTH = 88
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*|\d+\.\d+\.\d+", re.ASCII)
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+"""Texts to us, most of them, and yet something else to other YAML readers."""
 
 
 def show(composed: Composed) -> str:
     """The constitution as YAML, each field with the place that gave it."""
     files = [str(composed.path), *(str(file.path) for file in composed.extended)]
-    lines = [f"# {composed.constitution.ref} of {', '.join(map(_one_line, files))}"]
+    lines = [f"# {composed.constitution.ref} of {', '.join(map(one_line, files))}"]
     data = composed.constitution.model_dump(mode="json")
     for name in Constitution.model_fields:
         if name != "principles" and (name,) in composed.marks:
@@ -49,13 +51,13 @@ def quoted(value: Any) -> str:
         return "{" + ", ".join(f"{quoted(key)}: {quoted(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
         return "null" if value is None else str(value).lower()
-    if _PLAIN.fullmatch(value) and parse_scalar(value[:64]) == value[:64]:
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     return str(yaml.safe_dump(value, default_style='"', allow_unicode=True, width=math.inf)).rstrip("\n")
 
 
 def _field(indent: str, name: str, value: Any, marks: Marks, loc: Loc) -> list[str]:
-    comment = f"  # {_one_line(marks[loc])}"
+    comment = f"  # {one_line(marks[loc])}"
     if isinstance(value, str) and len(value) > WIDTH and value.isprintable() and value == " ".join(value.split()):
         wrapped = textwrap.wrap(value, WIDTH, break_long_words=False, break_on_hyphens=False)
         return [f"{indent}{name}: >-{comment}", *(f"{indent}  {line}" for line in wrapped)]
@@ -67,8 +69,3 @@ def _field(indent: str, name: str, value: Any, marks: Marks, loc: Loc) -> list[s
 def _item(indent: str, item: dict[str, Any]) -> Iterator[str]:
     for index, (name, value) in enumerate(item.items()):
         yield f"{indent}{'  ' if index else '- '}{name}: {quoted(value)}"
-
-
-def _one_line(text: str) -> str:
-    """A file may be called anything; a comment ends with its line."""
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from constitutional.errors import ConstitutionError, nearest
+from constitutional.errors import ConstitutionError, nearest, one_line
 from constitutional.extends import Base, beside, extended
 from constitutional.principles import Constitution, Principle
 from constitutional.resources import packaged
@@ -81,7 +81,7 @@ def stop_if_any(problems: Iterable[str]) -> None:
     Raises:
         ConstitutionError: there is one.
     """
-    lines = list(problems)
+    lines = [one_line(problem) for problem in problems]
     if lines:
         raise ConstitutionError("\n".join(lines))
 
