@@ -62,7 +62,9 @@ def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: 
     for principle in chosen:
         name = _list(principle)
         lists.setdefault(name, []).append(_entry(principle, before.get(name, [])))
-    return Written(to_json({**before, **lists}), left_out)
+    whole = {**before, **lists}
+    chosen.sort(key=lambda principle: list(whole).index(_list(principle)))
+    return Written(to_json(whole), tuple(chosen), left_out)
 
 
 def _header(root: Node) -> tuple[dict[str, str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,11 @@ class Imported:
 
 @dataclass(frozen=True)
 class Written:
-    """A constitution in some format. `left_out` gives the reason for each principle (by id) that is not in it."""
+    """A constitution in some format: the principles that are in it, in its order, and why each other (by id) is not."""
 
     text: str
-    left_out: dict[str, str] = field(default_factory=dict)
+    principles: tuple[Principle, ...]
+    left_out: dict[str, str]
 
 
 def read_source(path: Path) -> Source:

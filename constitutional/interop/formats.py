@@ -79,7 +79,7 @@ def export_constitution(
         read(before)  # says what is wrong with it; the writers rely on it
     written = write(constitution, few_shots, before)
     again = read(Source(f"{constitution.id}.out", written.text))
-    lost = not_held(constitution, again.constitution, written.left_out)
+    lost = not_held(constitution, written, again.constitution)
     if again.few_shots != few_shots:
         lost.append(f"{len(few_shots)} few-shots")
     return Exported(written.text, tuple(map(one_line, lost)))

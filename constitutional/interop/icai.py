@@ -46,13 +46,15 @@ def write_standard(constitution: Constitution, few_shots: tuple[FewShot, ...], o
     """A file of standard principles: neighbours with one tag and source are a group."""
     chosen, left_out = fitting(constitution, asked_as(REQUEST))
     before: dict[str, Any] = parse_json(original).value if original else {}
+    first_seen = list(dict.fromkeys(_group(principle)[0] for principle in chosen))
+    chosen.sort(key=lambda principle: first_seen.index(_group(principle)[0]))
     versions: dict[str, list[dict[str, Any]]] = {}
     for (version, info), group in itertools.groupby(chosen, _group):
         shorts = [(principle.comparison_request or "").removeprefix(REQUEST) for principle in group]
         old: dict[str, Any] = next((other for other in before.get(version, []) if other["info"] == info), {})
         entry = {**old, "info": info, "principles_short_version": shorts}
         versions.setdefault(version, []).append(entry)
-    return Written(to_json(versions), left_out)
+    return Written(to_json(versions), tuple(chosen), left_out)
 
 
 def read_annotated_pairs(source: Source) -> Imported:

@@ -38,4 +38,4 @@ def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: 
         }
         for name, principle in zip(names_of(chosen), chosen, strict=True)
     }
-    return Written(to_json(entries), left_out)
+    return Written(to_json(entries), tuple(chosen), left_out)

@@ -49,4 +49,4 @@ def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: 
         if not isinstance(shot, tuple):
             raise ConstitutionError(f"few-shot {index}: llm-swarm holds conversations only")
         chats.append(write_dialogue(shot, CHAT))
-    return Written(to_json({**before, "constitutions": entries, "system_chat": chats}), left_out)
+    return Written(to_json({**before, "constitutions": entries, "system_chat": chats}), tuple(chosen), left_out)

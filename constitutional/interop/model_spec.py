@@ -55,6 +55,7 @@ def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: 
     same = {id for id, (_, principle) in before.items() if principle in constitution.principles}
     chosen, left_out = fitting(constitution, lambda p: None if p.id in same else _problem(p))
     new = {p.id: _render(p, before[p.id][0].level if p.id in before else 2) for p in chosen if p.id not in same}
+    chosen.sort(key=lambda p: list(before).index(p.id) if p.id in before else len(before))
     text = preamble
     for section in found:
         if section.id not in before or section.id in same:
@@ -62,7 +63,7 @@ def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: 
         elif section.id in new:
             text += new.pop(section.id) + "\n"
     apart = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
-    return Written(text + (apart + "\n".join(new.values()) if new else ""), left_out)
+    return Written(text + (apart + "\n".join(new.values()) if new else ""), tuple(chosen), left_out)
 
 
 def _principle(section: Section, file: str) -> Principle:
@@ -117,7 +118,7 @@ def _problem(principle: Principle) -> str | None:
 
 def _render(principle: Principle, level: int) -> str:
     names = {tier: name for name, tier in AUTHORITY.items()}
-    title = " ".join(principle.title.split()).replace("{", "(").replace("}", ")")
+    title = " ".join(principle.title.split()).replace("{", "(").replace("}", ")") or principle.id
     tags = ",".join(tag for tag in principle.tags if re.fullmatch(r"[\w.-]+", tag))
     attributes = f"#{principle.id} authority={names.get(principle.tier, 'guideline')}" + (
         f" tags={tags}" if tags else ""

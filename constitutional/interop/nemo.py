@@ -10,7 +10,7 @@ from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 FRAME = """Judge the responses to a prompt by the principles of the CONSTITUTION below. Answer with a dictionary
-{ "chosen" : x, "rejected": y}
+{"chosen": x, "rejected": y}
 of two response ids: x of the response that follows the principles best, y of the one that follows them least.
 
 ```CONSTITUTION
@@ -41,7 +41,7 @@ def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: 
     frame = original or Source("frame", FRAME)
     old = _items(frame)
     end = old[-1].start() + len(old[-1][0].rstrip())
-    return Written(frame.text[: old[0].start()] + items + frame.text[end:], left_out)
+    return Written(frame.text[: old[0].start()] + items + frame.text[end:], tuple(chosen), left_out)
 
 
 def _items(source: Source) -> list[re.Match[str]]:

@@ -51,7 +51,7 @@ def write_sl(constitution: Constitution, few_shots: tuple[FewShot, ...], origina
         name: {**old.get(principle.id, {}), **paper_requests(principle)}
         for name, principle in zip(names_of(chosen), chosen, strict=True)
     }
-    return Written(to_json(entries), left_out)
+    return Written(to_json(entries), tuple(chosen), left_out)
 
 
 def read_rl(source: Source) -> Imported:
@@ -64,4 +64,6 @@ def read_rl(source: Source) -> Imported:
 def write_rl(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
     """The RL phase's file."""
     chosen, left_out = fitting(constitution, lacking("comparison_request"))
-    return Written(to_json([f"{COMPARISON[0]}{p.comparison_request}{COMPARISON[1]}" for p in chosen]), left_out)
+    return Written(
+        to_json([f"{COMPARISON[0]}{p.comparison_request}{COMPARISON[1]}" for p in chosen]), tuple(chosen), left_out
+    )

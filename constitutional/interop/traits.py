@@ -37,7 +37,7 @@ def write_open_character(
         {"trait": _inside(p.comparison_request, TRAIT), **_without(old.get(p.id, {"questions": []}), "trait")}
         for p in chosen
     ]
-    return Written(to_json(entries), left_out)
+    return Written(to_json(entries), tuple(chosen), left_out)
 
 
 def read_typo(source: Source) -> Imported:
@@ -68,7 +68,7 @@ def write_typo(constitution: Constitution, few_shots: tuple[FewShot, ...], origi
             "paraphrases": [_inside(paraphrase, RULE) for paraphrase in principle.paraphrases],
             "paraphrases_antithesis": antitheses,
         }
-    return Written(to_json(entries), left_out)
+    return Written(to_json(entries), tuple(chosen), left_out)
 
 
 def _rule(id: str, name: str, entry: Node) -> Principle:
