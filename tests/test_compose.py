@@ -252,7 +252,7 @@ REFUSED = [
         "",
         [
             r"mine.yaml:6:1: odd\x1bkey: unknown key 'odd\x1bkey' (known: extends, id, override, principles, remove, "
-            "source, template_pack, title, version)"
+            "source, tags, template_pack, title, version)"
         ],
     ),
     (

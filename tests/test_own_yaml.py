@@ -80,12 +80,15 @@ def test_every_field_is_written(tmp_path: Path) -> None:
             "check": "package.module:function",
             "phases": ("judge",),
             "source": "me",
-            "lint_ignore": ("x",),
+            "conflicts": ("other",),
+            "lint_ignore": ("no-examples",),
         }
     )
     defaults = {name: field.default for name, field in type(full).model_fields.items()}
     assert all(getattr(full, name) != default for name, default in defaults.items())
-    every = constitution.model_copy(update={"template_pack": "transcript", "principles": (full,)})
+    other = constitution.principles[0].model_copy(update={"id": "other"})
+    tags = {"a": "What a is: this.", "b: c": "Two words"}
+    every = constitution.model_copy(update={"template_pack": "transcript", "tags": tags, "principles": (full, other)})
     assert _again(to_yaml(every)) == every
 
 

@@ -62,7 +62,7 @@ def validate_command(path: Path) -> None:
     from constitutional.yamlfile import load_yaml
 
     data, _ = load_yaml(path, ConfigError)
-    if isinstance(data, dict) and {"principles", "override", "remove"} & data.keys():
+    if isinstance(data, dict) and {"id", "version", "title"} <= data.keys():
         constitution = load_constitution(str(path))
         changed = check_lock(str(path))
         if changed:

@@ -32,8 +32,10 @@ def to_yaml(constitution: Constitution) -> str:
 def _mapping(fields: dict[str, Any], column: int) -> list[str]:
     lines = []
     for key, value in fields.items():
-        start = f"{' ' * column}{key}:"
-        if isinstance(value, list):
+        start = f"{' ' * column}{key if _is_plain(key) else _quoted(key)}:"
+        if isinstance(value, dict):
+            lines += [start, *_mapping(value, column + 2)]
+        elif isinstance(value, list):
             lines += _sequence(start, value, column + 2)
         else:
             lines += _scalar(start, value, column)
