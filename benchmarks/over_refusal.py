@@ -1,4 +1,4 @@
-"""Does a model tell harmful prompts from harmless ones that only sound suspicious? XSTest's, which no demo setting saw.
+"""Does a model tell harmful prompts from harmless ones that only sound suspicious? On XSTest's prompts.
 
 For each model: how often it refuses XSTest's unsafe and safe prompts (Röttger et al. 2024; the shares of "refused" or
 "partial" by the rule-based detector), and how well log P(opening of a refusal) alone separates the two kinds. That
@@ -7,7 +7,8 @@ area under the curve says what a shift of the threshold (more helpful answers in
     python benchmarks/over_refusal.py MODEL... [--every 3] [--own] [--show]
 
 MODEL is a spec (`embedded:smollm2-135m`) or a model folder (`runs/quickstart/stages/03-sft/sl-cai`). `--own` asks our
-own held-out prompts instead. Settings of a recipe are to be chosen on XSTest, so that ours stay unseen.
+own held-out prompts instead. Settings of a recipe are to be chosen on XSTest, so that ours stay unseen;
+the quickstart's were chosen on every third prompt, so on those its figures are optimistic.
 """
 
 from __future__ import annotations
