@@ -16,8 +16,8 @@ _LEGEND = (
     "orders: same verdict whichever answer is read first, of the readable ones",
     "negated: opposite verdict under the negated request (gap: mean |p - (1 - p negated)|)",
     "paraphr.: same verdict under the paraphrases",
-    "cross: examples of other principles decided for their better answer. A principle that decides those as",
-    "  well as its own is broad, or the judge does not read it; one far below keeps to its own subject",
+    "cross: examples of other principles decided for their better answer. A principle that decides those",
+    "  as well as its own is broad, or the judge does not read it; one far below keeps to its subject",
 )
 
 
