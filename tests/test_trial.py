@@ -218,11 +218,10 @@ def test_table_overall_figure_and_exit_code(files: tuple[Path, Path], tmp_path: 
     command = ("test", file, "--judge", f"scripted:{script}", "--display", "none", "--ledger", tmp_path / "l.sqlite")
     text = call(*command, "--min-accuracy", "0.5")
     assert max(map(len, text.splitlines())) <= 100
-    (row,) = [line.split() for line in text.splitlines() if line.startswith("alpha")]
-    assert row == ["alpha@1.0.0", "1/2", "0/2", *"0.25 [0.05, 0.70] 1 0.67 0.25 0.20 0.25 1.00".split(" ")]
+    (row,) = [" ".join(line.split()) for line in text.splitlines() if "alpha@" in line]
+    assert row == "alpha@1.0.0 1/2 0/2 0.25 [0.05, 0.70] 1 0.67 0.25 0.20 0.25 1.00"
     assert "overall accuracy: 0.50 [0.19, 0.81] of 6, all examples of all principles, both splits; 1 unread" in text
     assert "not tested: bare@1.0.0 (no examples)" in text
-    assert "below" not in call(*command, "--min-accuracy", "0.5").splitlines()[-1]
     call(*command, "--min-accuracy", "0.51", code=1)
     call(*command, "--min-accuracy", "0.51", "--json", code=1)
     assert json.loads(call(*command, "--limit", "1", "--json"))["overall"]["n"] == 3
