@@ -227,6 +227,17 @@ def test_table_overall_figure_and_exit_code(files: tuple[Path, Path], tmp_path: 
     assert json.loads(call(*command, "--limit", "1", "--json"))["overall"]["n"] == 3
 
 
+def test_a_long_table_keeps_every_figure_in_100_columns(files: tuple[Path, Path]) -> None:
+    file, script = files
+    file.write_text(CONSTITUTION.replace("id: alpha", f"id: {'a-long-name-' * 6}end").replace("id: beta", "id: alpha"))
+    text = call("test", file, "--judge", f"scripted:{script}", "--display", "none", "--cross", "9")
+    assert max(map(len, text.splitlines())) <= 100 and "\u2026" not in text
+    assert " 1/2 0/2 0.25 [0.05, 0.70] 1 0.67 0.25 0.20 0.25 1.00" in " ".join(text.split())
+    plain = call("test", "minimal", "--judge", f"scripted:{script}", "--display", "none", "--cross", "0")
+    assert not [name for name in ("tuning ", "negated", "gap", "paraphr.", "cross") if name in plain.splitlines()[0]]
+    assert "negated" not in plain and "cross:" not in plain
+
+
 def test_what_cannot_be_tried_is_one_clear_line(files: tuple[Path, Path], tmp_path: Path) -> None:
     file, script = files
     with pytest.raises(BackendError, match="log-probabilities"):

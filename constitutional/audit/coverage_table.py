@@ -19,8 +19,8 @@ SHOWN = 10
 
 def coverage_table(found: Coverage) -> Table:
     """One row a principle; fits 100 columns."""
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("principle", overflow="ellipsis", no_wrap=True, max_width=28)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("principle", overflow="fold", max_width=28)
     for name in ("prompts", "share, 95 %", "unread"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("applies when", overflow="fold")
