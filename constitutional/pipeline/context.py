@@ -14,7 +14,7 @@ from constitutional.constitution import load_constitution
 from constitutional.display import Display
 from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.ledger import Ledger
-from constitutional.principles import Constitution, Principle
+from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
 from constitutional.runs import RunFolder, StageResult
@@ -23,6 +23,15 @@ from constitutional.templates import TemplatePack, load_pack
 
 Done = dict[str, StageResult]
 """Results of the steps so far, by name."""
+
+PHASE_OF: dict[str, Phase] = {
+    "revise": "revise",
+    "gate": "judge",
+    "judge": "judge",
+    "label": "judge",
+    "evaluate": "evaluate",
+}
+"""The phase whose principles a step asks under."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +75,35 @@ class Inputs:
         given = {**settings.model_dump(exclude_none=True), **{k: v for k, v in overrides.items() if v is not None}}
         return default_sampling(self.spec(role)).model_copy(update=given)
 
-    def asking(self, request: str) -> list[Principle]:
-        """The principles that have a request (`revision_request`, `comparison_request`), critique included if asked.
+    def taking_part(self, phase: Phase) -> list[Principle]:
+        """The principles that name a phase and have what it asks: requests to revise under, or one to compare by.
 
         Raises:
-            ConfigError: a principle named in `revise.principles` is unknown, or none is left.
+            ConfigError: a principle named in `revise.principles` does not take part, or none does.
         """
-        found = [p for p in self.constitution.principles if getattr(p, request)]
-        named = self.recipe.revise.principles if request == "revision_request" else None
-        if request == "revision_request" and self.recipe.revise.critique:
-            found = [p for p in found if p.critique_request]
+        needed = ["comparison_request"]
+        if phase == "revise":
+            needed = ["critique_request", "revision_request"] if self.recipe.revise.critique else ["revision_request"]
+        found = [
+            p for p in self.constitution.principles if phase in p.phases and all(getattr(p, name) for name in needed)
+        ]
+        named = self.recipe.revise.principles if phase == "revise" else None
         if named is not None:
             known = {p.id: p for p in found}
             for name in named:
                 if name not in known:
-                    raise ConfigError(f"revise.principles: no principle '{name}'{nearest(name, known)}")
+                    raise ConfigError(f"revise.principles: no principle '{name}' to revise under{nearest(name, known)}")
             found = [known[name] for name in named]
         if not found:
-            raise ConfigError(f"constitution {self.constitution.ref} has no principle with a {request}")
+            raise ConfigError(
+                f"constitution {self.constitution.ref}: no principle takes part in '{phase}': none whose `phases` name "
+                f"it has a {' and a '.join(needed)}"
+            )
         return found
+
+    def runs(self, step: str) -> bool:
+        """Whether the recipe has a step."""
+        return self.recipe.stages is None or step in self.recipe.stages
 
 
 @dataclass(frozen=True)
@@ -160,10 +179,13 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
     inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
-    for request in ("revision_request", "comparison_request"):
-        inputs.asking(request)
-    drawn = len(inputs.asking("revision_request"))
-    if not recipe.revise.replacement and recipe.revise.rounds > drawn:
-        wanted = recipe.revise.rounds
-        raise ConfigError(f"revise.rounds: {wanted} rounds without replacement need as many principles (not {drawn})")
+    for step, phase in PHASE_OF.items():
+        if inputs.runs(step):
+            inputs.taking_part(phase)
+    if inputs.runs("revise") and not recipe.revise.replacement:
+        drawn, wanted = len(inputs.taking_part("revise")), recipe.revise.rounds
+        if wanted > drawn:
+            raise ConfigError(
+                f"revise.rounds: {wanted} rounds without replacement need as many principles (not {drawn})"
+            )
     return inputs

@@ -72,7 +72,7 @@ def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Answers → evaluation.json (and the judge's Judgment records on pairs of answers)."""
-    principles = ctx.asking("comparison_request")
+    principles = ctx.taking_part("evaluate")
     settings = ctx.recipe.evaluation
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
     limit = settings.judge_limit

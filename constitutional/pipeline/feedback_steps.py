@@ -22,7 +22,7 @@ from constitutional.runs import StageResult
 def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Red-team prompts → answers, critiques, revisions (Revision records)."""
     settings, prompts = ctx.recipe.revise, ctx.select("red_team", "train")
-    principles = ctx.asking("revision_request")
+    principles = ctx.taking_part("revise")
     draw, critic_draw = ctx.sampling("policy"), ctx.sampling("feedback")
     templates = ("respond", "critique", "revise") if settings.critique else ("respond", "revise_direct")
     stage = ctx.folder.stage(

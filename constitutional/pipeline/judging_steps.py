@@ -19,8 +19,10 @@ from constitutional.runs import Stage, StageResult, write_atomic
 
 def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Labelled comparisons → the judge's answers → pass or fail (Judgment records, labelled.jsonl, gate.json)."""
-    settings, principles = ctx.recipe.gate, ctx.asking("comparison_request")
-    labelled = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle)
+    settings, principles = ctx.recipe.gate, ctx.taking_part("judge")
+    asked = {p.ref for p in principles}
+    examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle)
+    labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
         labelled += labelled_pairs(pairs, principles)
@@ -61,7 +63,7 @@ def load_gate(result: StageResult) -> GateReport:
 
 def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Comparisons × principles × both orders → the ledger (Judgment records)."""
-    settings, principles = ctx.recipe.judging, ctx.asking("comparison_request")
+    settings, principles = ctx.recipe.judging, ctx.taking_part("judge")
     comparisons = done["sample"].records(Comparison)[: settings.limit]
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
     stage = ctx.folder.stage(
@@ -85,7 +87,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         inputs["revise"] = done["revise"]
     if contrast:
         inputs["helpful"] = done["helpful"]
-    principles = ctx.asking("comparison_request")
+    principles = ctx.taking_part("judge")
     stage = ctx.folder.stage(
         number,
         "label",
