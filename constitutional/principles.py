@@ -11,6 +11,8 @@ from constitutional.records import Record, short_digest
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
 Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
 Phase = Literal["revise", "judge", "evaluate"]
+CHECK = r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z0-9][\w.-]*)$"
+"""How a check is named: `package.module:callable`, or the name of an entry point."""
 
 TEXTS = (
     "critique_request",
@@ -68,8 +70,12 @@ class Principle(Record):
     """Asks for a grade of one answer."""
     applies_when: str | None = None
     """Which prompts the principle is about; None is all of them."""
-    check: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    """`package.module:callable`, code that scores an answer."""
+    check: Annotated[str, Field(pattern=CHECK)] | None = None
+    """Code that scores an answer: `package.module:callable`, or a name an installed package registered for it.
+
+    It decides whether an answer needs a revision, judges comparisons in the place of `comparison_request`, and the
+    evaluation counts the answers that pass it.
+    """
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Its share in the label rule `weighted`."""
     tier: Annotated[int, Field(ge=1)] = 1

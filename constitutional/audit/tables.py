@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from math import fsum
 
-from constitutional.evaluation.evaluate import Rate
+from constitutional.evaluation.rates import Rate, rate_of
 from constitutional.feedback.label import opinions
 from constitutional.principles import Constitution
 from constitutional.records import Judgment, Outcome, Preference, Record, Revision
-from constitutional.statistics import wilson
-from constitutional.text_metrics import mean_length
+from constitutional.text_metrics import words
 
 BINS = 10
 
@@ -48,15 +47,20 @@ class RevisionRow(Record):
 
 
 class RevisionFigures(Record):
-    """What critique and revision came to. `flags` counts final revisions; a revision can carry several."""
+    """What critique and revision came to. `flags` counts final revisions; a revision can carry several.
+
+    `unrevised` prompts kept their first answer: the checks drawn for them saw no need to revise. No figure after it
+    counts them, nor any round without a revision.
+    """
 
     prompts: int
+    unrevised: int
     rounds: int
     usable: Rate
     flags: dict[str, int]
-    mean_drafts: float
-    initial_words: float
-    final_words: float
+    mean_drafts: float | None
+    initial_words: float | None
+    final_words: float | None
     principles: tuple[RevisionRow, ...]
 
 
@@ -68,11 +72,6 @@ class LabelFigures(Record):
     abstained: dict[str, int]
     histogram: tuple[int, ...]
     mean_agreement: float | None
-
-
-def rate(count: int, n: int) -> Rate:
-    """A share with its Wilson 95 % interval."""
-    return Rate(count=count, n=n, interval=wilson(count, n))
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -108,8 +107,8 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
         decisiveness=mean([2 * abs(p - 0.5) for p in p_a]),
         pairs=len(both),
         decisiveness_both=mean([2 * abs(o.p_a - 0.5) for o in both]),
-        order_consistency=rate(sum(o.consistent for o in both), len(both)),
-        first_position=rate(sum(p > 0.5 for p in first), len(first)),
+        order_consistency=rate_of(sum(o.consistent for o in both), len(both)),
+        first_position=rate_of(sum(p > 0.5 for p in first), len(first)),
         mean_mass=mean([j.mass for j in judgments if j.mass is not None]),
     )
 
@@ -118,24 +117,26 @@ def revision_figures(revisions: Sequence[Revision], constitution: Constitution) 
     """What critique and revision came to; None without revisions."""
     if not revisions:
         return None
-    rounds = [step for revision in revisions for step in revision.rounds]
+    rounds = [step for revision in revisions for step in revision.revised]
+    revised = [revision for revision in revisions if revision.revised]
     titles = {p.ref: p.title for p in constitution.principles}
-    flags = Counter(flag for revision in revisions for flag in revision.rounds[-1].flags)
+    flags = Counter(flag for revision in revised for flag in revision.revised[-1].flags)
     named = sorted({step.principle for step in rounds}, key=lambda ref: (ref not in titles, [*titles, ref].index(ref)))
     under = {ref: [step for step in rounds if step.principle == ref] for ref in named}
     return RevisionFigures(
         prompts=len(revisions),
+        unrevised=len(revisions) - len(revised),
         rounds=len(rounds),
-        usable=rate(sum(revision.usable for revision in revisions), len(revisions)),
+        usable=rate_of(sum(revision.usable for revision in revised), len(revised)),
         flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),
-        mean_drafts=fsum(step.candidate + 1 for step in rounds) / len(rounds),
-        initial_words=mean_length([revision.initial for revision in revisions]),
-        final_words=mean_length([revision.final for revision in revisions]),
+        mean_drafts=mean([step.candidate + 1 for step in rounds]),
+        initial_words=mean([len(words(revision.initial)) for revision in revised]),
+        final_words=mean([len(words(revision.final)) for revision in revised]),
         principles=tuple(
             RevisionRow(
                 principle=ref,
                 title=titles.get(ref, ""),
-                usable=rate(sum(not step.flags for step in found), len(found)),
+                usable=rate_of(sum(not step.flags for step in found), len(found)),
             )
             for ref, found in under.items()
         ),

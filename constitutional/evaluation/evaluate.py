@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from constitutional.evaluation.answers import SYSTEMS, EvaluatedAnswer, System
+from constitutional.evaluation.checked import CheckRow
+from constitutional.evaluation.rates import Rate, rate_of
 from constitutional.feedback.label import opinions
 from constitutional.records import Comparison, Judgment, Prompt, PromptKind, Record
-from constitutional.statistics import Interval, WinRate, proportion_difference, wilson, win_rate
+from constitutional.statistics import Interval, WinRate, proportion_difference, win_rate
 from constitutional.text_metrics import boilerplate_share, distinct_n, mean_length
 
 PAIRS: tuple[tuple[System, System], ...] = (("sl-cai", "base"), ("rl-cai", "base"), ("rl-cai", "sl-cai"))
 KINDS: tuple[PromptKind, ...] = ("red_team", "benign", "helpful")
-
-
-class Rate(Record):
-    """A share with its Wilson 95 % interval."""
-
-    count: int
-    n: int
-    interval: Interval
-
-    @property
-    def share(self) -> float:
-        """count / n."""
-        return self.count / self.n if self.n else 0.0
 
 
 class SystemRow(Record):
@@ -65,11 +56,19 @@ class Win(Record):
 
 
 class Evaluation(Record):
-    """Everything the evaluation table shows."""
+    """Everything the evaluation table shows. `checks` is written only where principles are code."""
 
     rows: tuple[SystemRow, ...]
     changes: tuple[Change, ...]
     wins: tuple[Win, ...]
+    checks: tuple[CheckRow, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_checks(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        if not self.checks:
+            fields.pop("checks", None)
+        return fields
 
     def row(self, system: System, kind: PromptKind) -> SystemRow | None:
         """One row, None when there were no such prompts or answers."""
@@ -113,8 +112,7 @@ def system_rows(answers: Sequence[EvaluatedAnswer]) -> tuple[SystemRow, ...]:
 
 def _row(system: System, kind: PromptKind, answers: Sequence[EvaluatedAnswer]) -> SystemRow:
     def rate(label: str) -> Rate:
-        count = sum(a.label == label for a in answers)
-        return Rate(count=count, n=len(answers), interval=wilson(count, len(answers)))
+        return rate_of(sum(a.label == label for a in answers), len(answers))
 
     texts, distances = [a.text for a in answers], [a.kl for a in answers if a.kl is not None]
     return SystemRow(

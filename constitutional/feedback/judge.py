@@ -2,7 +2,8 @@
 
 For every comparison, principle and order the judge is asked which answer it prefers; p is the softmax over the two
 options' log-probabilities. The judgment keeps both log-probabilities, the options' mass, the template, the judge, the
-order and the seed. Judgments go to the ledger as they are: no clamping, no averaging, no repair.
+order and the seed. Judgments go to the ledger as they are: no clamping, no averaging, no repair. A principle that is
+code is judged by its check (`feedback.checked`).
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from constitutional.backends import Backend, Likelihood
+from constitutional.checks import NO_CHECKS, Check
+from constitutional.feedback.checked import check_key, judge_by_check
+from constitutional.feedback.options import OPTION_TOKENS, option_probability
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Dialogue, Judgment, Order, Outcome, Usage, digest, seed_for
 from constitutional.templates import TemplatePack
-
-MIN_MASS = 0.01
-"""Options that together hold less probability than this were not what the model was about to say: `invalid`."""
-
-OPTION_TOKENS = 8
-"""Room kept for an option: far more than " (A)" takes."""
 
 ORDERS: tuple[Order, Order] = ("ab", "ba")
 
@@ -31,13 +29,14 @@ Known = Callable[[Sequence[str]], Mapping[str, Judgment]]
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask the judge; `key` is its digest."""
+    """One thing to ask the judge, or a check in its place; `key` is its digest."""
 
     comparison: Comparison
     principle: Principle
     order: Order
     dialogue: Dialogue
     key: str
+    check: Check | None = None
 
 
 def choose_principles(
@@ -56,13 +55,18 @@ def questions(
     *,
     pack: TemplatePack,
     judge_model: str,
+    checks: Mapping[str, Check] = NO_CHECKS,
 ) -> list[Question]:
-    """Every comparison under each of its principles in both orders."""
+    """Every comparison under each of its principles in both orders; `checks` are those of principles, by ref."""
     template = pack.digest("judge")
     asked = []
     for comparison, principles in zip(comparisons, assigned, strict=True):
         for principle in principles:
             for order in ORDERS:
+                if (check := checks.get(principle.ref)) is not None:
+                    key = check_key(comparison.id, principle, check, order)
+                    asked.append(Question(comparison, principle, order, (), key, check))
+                    continue
                 first, second = (comparison.a, comparison.b) if order == "ab" else (comparison.b, comparison.a)
                 rendered = pack.render(
                     "judge",
@@ -85,6 +89,7 @@ def judge(
     pack: TemplatePack,
     seed: int,
     known: Known | None = None,
+    checks: Mapping[str, Check] = NO_CHECKS,
 ) -> Iterator[Judgment]:
     """Judges each comparison under each of its assigned principles, in both orders.
 
@@ -95,13 +100,17 @@ def judge(
         pack: template `judge` and the two options.
         seed: recorded; the judgment itself is deterministic.
         known: judgments already in the ledger are returned from there and not asked again.
+        checks: the opened checks of principles that are code, by `id@version`; these judge in the backend's place.
 
     Yields:
         One Judgment per question, in the order of `questions`; a question that does not fit the judge's context is a
         judgment with outcome `error`, one whose options hold no mass is `invalid`.
     """
-    asked = questions(comparisons, assigned, pack=pack, judge_model=backend.model)
-    found = known([question.key for question in asked]) if known else {}
+    asked = questions(comparisons, assigned, pack=pack, judge_model=backend.model, checks=checks)
+    found = dict(known([question.key for question in asked])) if known else {}
+    for question in asked:
+        if question.check is not None and question.key not in found:
+            found |= judge_by_check(question.comparison, question.principle, question.check, seed, ORDERS)
     fresh = [question for question in asked if question.key not in found]
     fitting = [question for question in fresh if backend.room(question.dialogue) >= OPTION_TOKENS]
     likelihoods = backend.loglikelihood([q.dialogue for q in fitting], [pack.options] * len(fitting)) if fitting else []
@@ -111,18 +120,6 @@ def judge(
             yield found[question.key]
         else:
             yield _judgment(question, by_key.get(question.key), pack.digest("judge"), backend.model, seed)
-
-
-def option_probability(logprobs: Sequence[float]) -> tuple[Outcome, float | None, float | None]:
-    """(outcome, probability of the first option, mass of both) from two options' log-probabilities in nats."""
-    first, second = logprobs
-    if math.isnan(first) or math.isnan(second):
-        return "error", None, None
-    mass = math.exp(min(first, 0.0)) + math.exp(min(second, 0.0))
-    if mass < MIN_MASS:
-        return "invalid", None, mass
-    p = 1 / (1 + math.exp(min(max(second - first, -700.0), 700.0)))
-    return ("tie" if first == second else "preference"), p, min(mass, 1.0)
 
 
 def _judgment(

@@ -1,8 +1,9 @@
 """Soft labels: a pure function of the ledger, so that a new rule costs no model call.
 
 A principle's opinion on a comparison is the mean of p over both orders, which cancels a constant position bias; an
-opinion that lacks one order is left out. Rules: `sampled` takes one random principle per comparison (Bai et al. 2022,
-section 4.1), `mean` the average over principles, `weighted` the average by the principles' weights.
+opinion that lacks one order is left out, and so are ties of a check and principles that do not apply. Rules: `sampled`
+takes one random principle per comparison (Bai et al. 2022, section 4.1), `mean` the average over principles,
+`weighted` the average by the principles' weights.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from constitutional.principles import Principle
-from constitutional.records import Comparison, Judgment, Preference, seed_for
+from constitutional.records import Comparison, Judgment, Outcome, Preference, seed_for
 
 Rule = Literal["sampled", "mean", "weighted"]
 
@@ -56,7 +57,8 @@ def label(
 ) -> Iterator[Preference]:
     """One Preference per comparison; one without a usable opinion abstains and says so, it is never 0.5."""
     weights = {principle.ref: principle.weight for principle in principles}
-    by_comparison = opinions(judgments)
+    judgments = list(judgments)
+    by_comparison, silent = opinions(judgments), _silent(judgments)
     for comparison in comparisons:
         found = [o for o in by_comparison.get(comparison.id, []) if o.principle in weights]
         if rule == "sampled" and found:
@@ -68,7 +70,7 @@ def label(
                 rule=rule,
                 judgment_ids=(),
                 principles=(),
-                abstained="no principle was judged in both orders",
+                abstained=_why(silent.get(comparison.id, set())),
             )
             continue
         share = [weights[o.principle] if rule == "weighted" else 1.0 for o in found]
@@ -82,6 +84,26 @@ def label(
             principles=tuple(o.principle for o in found),
             agreement=same_side / len(found),
         )
+
+
+def _silent(judgments: Iterable[Judgment]) -> dict[str, set[Outcome]]:
+    """Per comparison id, the outcomes of the judgments that give no number."""
+    found: dict[str, set[Outcome]] = {}
+    for judgment in judgments:
+        if judgment.p_a is None:
+            found.setdefault(judgment.comparison_id, set()).add(judgment.outcome)
+    return found
+
+
+def _why(outcomes: set[Outcome]) -> str:
+    """Why there is no label, from the outcomes of a comparison's judgments without a number."""
+    if outcomes == {"not_applicable"}:
+        return "no principle it was judged under applies"
+    if outcomes == {"tie"}:
+        return "the checks it was judged by score both answers alike"
+    if outcomes == {"tie", "not_applicable"}:
+        return "the principles it was judged under do not apply or score both answers alike"
+    return "no principle was judged in both orders"
 
 
 def label_by_origin(comparisons: Sequence[Comparison]) -> Iterator[Preference]:

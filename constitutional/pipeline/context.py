@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 from constitutional.backends import Backend, open_backend
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import default_sampling
+from constitutional.checks import Check
 from constitutional.config import resolve_path
-from constitutional.constitution import load_constitution
+from constitutional.constitution import load_composed
+from constitutional.constitution.code import open_checks
 from constitutional.display import Display
 from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.ledger import Ledger
@@ -43,6 +46,8 @@ class Inputs:
     constitution: Constitution
     pack: TemplatePack
     prompts: tuple[Prompt, ...]
+    checks: Mapping[str, Check]
+    """The opened checks of the principles that are code, by `id@version`."""
 
     def select(self, kind: PromptKind, split: Split) -> list[Prompt]:
         """The prompts of one kind and split, in file order."""
@@ -76,16 +81,19 @@ class Inputs:
         return default_sampling(self.spec(role)).model_copy(update=given)
 
     def taking_part(self, phase: Phase) -> list[Principle]:
-        """The principles that name a phase and have what it asks: requests to revise under, or one to compare by.
+        """The principles that name a phase and have what it asks: requests to revise under, or what judges an answer.
 
         Raises:
             ConfigError: a principle named in `revise.principles` does not take part, or none does.
         """
-        needed = ["comparison_request"]
+        needed, code_will_do = "comparison_request", phase != "revise"
         if phase == "revise":
-            needed = ["critique_request", "revision_request"] if self.recipe.revise.critique else ["revision_request"]
+            needed = "revision_request and a critique_request" if self.recipe.revise.critique else "revision_request"
         found = [
-            p for p in self.constitution.principles if phase in p.phases and all(getattr(p, name) for name in needed)
+            p
+            for p in self.constitution.principles
+            if phase in p.phases
+            and ((code_will_do and p.check) or all(getattr(p, name) for name in needed.split(" and a ")))
         ]
         named = self.recipe.revise.principles if phase == "revise" else None
         if named is not None:
@@ -97,9 +105,14 @@ class Inputs:
         if not found:
             raise ConfigError(
                 f"constitution {self.constitution.ref}: no principle takes part in '{phase}': none whose `phases` name "
-                f"it has a {' and a '.join(needed)}"
+                f"it has a {needed}{' or a check' if code_will_do else ''}"
             )
         return found
+
+    def code_key(self, principles: Sequence[Principle]) -> dict[str, object]:
+        """What a step's key holds of the checks it uses; nothing where it uses none."""
+        used = [[p.ref, self.checks[p.ref].identity] for p in principles if p.ref in self.checks]
+        return {"checks": used} if used else {}
 
     def runs(self, step: str) -> bool:
         """Whether the recipe has a step."""
@@ -165,7 +178,8 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     Raises:
         ConstitutionalError: any of it is missing or wrong; nothing has been written then.
     """
-    constitution = load_constitution(str(resolve_path(recipe_file, recipe.constitution)))
+    composed = load_composed(str(resolve_path(recipe_file, recipe.constitution)))
+    constitution, checks = composed.constitution, open_checks(composed)
     pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
     sources: list[tuple[PromptKind, PromptSource | None]] = [
         ("red_team", recipe.prompts.red_team),
@@ -178,7 +192,7 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
             prompts += _split_and_cut(load_prompts(str(resolve_path(recipe_file, source.path)), kind), source)
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
-    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
+    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts), checks)
     for step, phase in PHASE_OF.items():
         if inputs.runs(step):
             inputs.taking_part(phase)

@@ -31,6 +31,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "prompts": ctx.prompts_key(prompts),
             "principles": [[p.ref, p.critique_request, p.revision_request] for p in principles],
+            **ctx.code_key(principles),
             "templates": [ctx.pack.digest(t) for t in templates],
             "policy": ctx.identity("policy"),
             "critic": ctx.identity("feedback"),
@@ -59,6 +60,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
             candidates=settings.candidates,
             seed=ctx.recipe.seed,
             chunk=index,
+            checks=ctx.checks,
         )
 
     stage.run_chunks(

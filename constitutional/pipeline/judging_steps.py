@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from constitutional.config import resolve_path
+from constitutional.errors import ConfigError
 from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate
 from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_origin
@@ -24,8 +25,11 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle)
     labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
+        by_judge = [p for p in principles if p.ref not in ctx.checks]
+        if not by_judge:
+            raise ConfigError("gate.human: all principles are judged by checks: there is no judge to measure")
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
-        labelled += labelled_pairs(pairs, principles)
+        labelled += labelled_pairs(pairs, by_judge)
     stage = ctx.folder.stage(
         number,
         "gate",
@@ -50,6 +54,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         template_digest=ctx.pack.digest("judge"),
         min_order_consistency=settings.min_order_consistency,
         fallback=settings.fallback,
+        principles=principles,
     )
     write_atomic(stage.folder / "gate.json", report.to_json() + "\n")
     write_atomic(stage.folder / "labelled.jsonl", "".join(item.to_json() + "\n" for item in labelled))
@@ -127,7 +132,10 @@ def judged(
 ) -> list[Judgment]:
     """The ledger's answers to these questions, in the order they are asked."""
     principles = [assigned[c.id] for c in comparisons]
-    keys = [q.key for q in questions(comparisons, principles, pack=ctx.pack, judge_model=ctx.identity("judge"))]
+    keys = [
+        q.key
+        for q in questions(comparisons, principles, pack=ctx.pack, judge_model=ctx.identity("judge"), checks=ctx.checks)
+    ]
     found = ctx.ledger.lookup(keys)
     return [found[key] for key in keys]
 
@@ -160,6 +168,7 @@ def run_judge(
             pack=ctx.pack,
             seed=ctx.recipe.seed,
             known=ctx.ledger.lookup,
+            checks=ctx.checks,
         )
 
     stage.run_chunks(
@@ -175,6 +184,7 @@ def run_judge(
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
     return {
         "principles": [[p.ref, p.comparison_request] for p in principles],
+        **ctx.code_key(principles),
         "templates": [ctx.pack.digest("judge")],
         "judge": ctx.identity("judge"),
         "seed": ctx.recipe.seed,
