@@ -205,7 +205,7 @@ def test_card_numbers_against_the_schoolbook_check_digit():
         assert hits == [good]
 
 
-@pytest.mark.parametrize("unit", ["+", "1", "1 ", "a@", "a.", "AA11 AAAA ", "(0", "0-/", "a@a.", "```\n", "a b ", "1. "])
+@pytest.mark.parametrize("unit", ["+", "1", "1 ", "a@", "a.", "AA11 AAAA ", "(0", "0-/", "a@a.", "```\n", "a b "])
 def test_hostile_text_costs_little_time(unit):
     text, begun = unit * (200_000 // len(unit)), time.process_time()
     no_private_data((user(text),), text)
