@@ -79,7 +79,7 @@ class Principle(Record):
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Its share in the label rule `weighted`."""
     tier: Annotated[int, Field(ge=1)] = 1
-    """Rank of authority, 1 the highest: a lower tier decides only what the higher ones leave open."""
+    """Rank of authority, 1 the highest; in the label rule `tiers` a lower tier decides what higher ones leave open."""
     tags: tuple[str, ...] = ()
     """What it covers."""
     phases: tuple[Phase, ...] = ("revise", "judge", "evaluate")

@@ -84,7 +84,7 @@ def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
-    rule, gate = ctx.recipe.label.rule, load_gate(done["gate"])
+    rule, margin, gate = ctx.recipe.label.rule, ctx.recipe.label.margin, load_gate(done["gate"])
     by_judge = gate.labels == "judge"
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
@@ -99,6 +99,11 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "rule": rule if by_judge else "provenance",
             "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
+            **(
+                {"tiers": [[p.ref, p.tier] for p in principles], "margin": margin}
+                if by_judge and rule == "tiers"
+                else {}
+            ),
             "contrast": contrast,
             "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
@@ -118,7 +123,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
         judged = [c for c in chunk if c.id in asked]
-        yield from label(judged, judgments, principles=principles, rule=rule, seed=ctx.recipe.seed)
+        yield from label(judged, judgments, principles=principles, rule=rule, margin=margin, seed=ctx.recipe.seed)
         yield from label_by_origin([c for c in chunk if c.id not in asked])
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
@@ -179,6 +184,10 @@ def run_judge(
         before_commit=ctx.ledger.append,
         progress=ctx.display.progress,
     )
+
+
+def _tiers_key(principles: Sequence[Principle], margin: float) -> dict[str, object]:
+    return {"tiers": [[p.ref, p.tier] for p in principles], "margin": margin}
 
 
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
