@@ -6,8 +6,7 @@ from pathlib import Path
 
 from constitutional.audit.current import open_view
 from constitutional.evaluation.evaluate import Evaluation
-from constitutional.evaluation.rates import Rate
-from constitutional.statistics import Interval
+from constitutional.statistics import Interval, Rate
 
 KIND_TITLES = {"red_team": "red-team", "benign": "benign", "helpful": "helpful"}
 

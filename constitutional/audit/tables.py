@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from math import fsum
 
-from constitutional.evaluation.rates import Rate, rate_of
 from constitutional.feedback.label import opinions
 from constitutional.principles import Constitution
 from constitutional.records import Judgment, Outcome, Preference, Record, Revision
+from constitutional.statistics import Rate, rate
 from constitutional.text_metrics import words
 
 BINS = 10
@@ -107,8 +107,8 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
         decisiveness=mean([2 * abs(p - 0.5) for p in p_a]),
         pairs=len(both),
         decisiveness_both=mean([2 * abs(o.p_a - 0.5) for o in both]),
-        order_consistency=rate_of(sum(o.consistent for o in both), len(both)),
-        first_position=rate_of(sum(p > 0.5 for p in first), len(first)),
+        order_consistency=rate(sum(o.consistent for o in both), len(both)),
+        first_position=rate(sum(p > 0.5 for p in first), len(first)),
         mean_mass=mean([j.mass for j in judgments if j.mass is not None]),
     )
 
@@ -127,7 +127,7 @@ def revision_figures(revisions: Sequence[Revision], constitution: Constitution) 
         prompts=len(revisions),
         unrevised=len(revisions) - len(revised),
         rounds=len(rounds),
-        usable=rate_of(sum(revision.usable for revision in revised), len(revised)),
+        usable=rate(sum(revision.usable for revision in revised), len(revised)),
         flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),
         mean_drafts=mean([step.candidate + 1 for step in rounds]),
         initial_words=mean([len(words(revision.initial)) for revision in revised]),
@@ -136,7 +136,7 @@ def revision_figures(revisions: Sequence[Revision], constitution: Constitution) 
             RevisionRow(
                 principle=ref,
                 title=titles.get(ref, ""),
-                usable=rate_of(sum(not step.flags for step in found), len(found)),
+                usable=rate(sum(not step.flags for step in found), len(found)),
             )
             for ref, found in under.items()
         ),

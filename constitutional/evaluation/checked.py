@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from constitutional.checks import PASSES, Check, coded_digest, score
 from constitutional.evaluation.answers import SYSTEMS, EvaluatedAnswer, System
-from constitutional.evaluation.rates import Rate, rate_of
 from constitutional.principles import Principle
 from constitutional.records import Failure, Prompt, PromptKind, Record
+from constitutional.statistics import Rate, rate
 
 
 class CheckScore(Record):
@@ -96,7 +96,7 @@ def _row(principle: str, system: System, kind: PromptKind, scores: Sequence[Chec
         principle=principle,
         system=system,
         kind=kind,
-        passed=rate_of(sum(value >= PASSES for value in values), len(values)),
+        passed=rate(sum(value >= PASSES for value in values), len(values)),
         not_applicable=len(scores) - len(values) - errors,
         errors=errors,
     )

@@ -61,12 +61,23 @@ class GateReport(Record):
 
 
 def labelled_examples(
-    constitution: Constitution, *, split: Literal["gate", "tuning"] = "gate", per_principle: int | None = None
+    constitution: Constitution,
+    *,
+    split: Literal["gate", "tuning"] = "gate",
+    per_principle: int | None = None,
+    checks: bool = False,
 ) -> list[Labelled]:
-    """The constitution's own examples as comparisons, each asked under its own principle."""
+    """The constitution's own examples as comparisons, each asked under its own principle.
+
+    Args:
+        constitution: where the examples stand.
+        split: which of them.
+        per_principle: at most so many of each; None takes all.
+        checks: also those of principles that have no comparison_request, but a check to judge by.
+    """
     found = []
     for principle in constitution.principles:
-        if not principle.comparison_request and not principle.check:
+        if not principle.comparison_request and not (checks and principle.check):
             continue
         chosen = [example for example in principle.examples if example.split == split][:per_principle]
         for example in chosen:

@@ -22,7 +22,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Labelled comparisons → the judge's answers → pass or fail (Judgment records, labelled.jsonl, gate.json)."""
     settings, principles = ctx.recipe.gate, ctx.taking_part("judge")
     asked = {p.ref for p in principles}
-    examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle)
+    examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle, checks=True)
     labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
         by_judge = [p for p in principles if p.ref not in ctx.checks]
