@@ -69,7 +69,10 @@ class Principle(Record):
     score_request: str | None = None
     """Asks for a grade of one answer."""
     applies_when: str | None = None
-    """Which prompts the principle is about; None is all of them."""
+    """Which prompts the principle is about; None is all of them.
+
+    The judge is asked of each prompt before the principle revises or judges an answer to it.
+    """
     check: Annotated[str, Field(pattern=CHECK)] | None = None
     """Code that scores an answer: `package.module:callable`, or a name an installed package registered for it.
 

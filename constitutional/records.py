@@ -200,8 +200,8 @@ class Revision(Identified):
 
     @property
     def final(self) -> str:
-        """The last revision."""
-        return self.rounds[-1].revision
+        """The last revision; the first answer where no principle applied."""
+        return self.rounds[-1].revision if self.rounds else self.initial
 
     @property
     def revised(self) -> tuple[RevisionRound, ...]:
@@ -243,7 +243,7 @@ class Judgment(Identified):
     principle_digest: str
     template_digest: str
     judge: str
-    mode: Literal["logprob", "check"]
+    mode: Literal["logprob", "check", "applies"]
     order: Order
     outcome: Outcome
     p_a: Annotated[float, Field(ge=0, le=1)] | None

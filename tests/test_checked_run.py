@@ -85,7 +85,8 @@ def test_ties_and_what_does_not_apply_are_never_numbers():
     def judged(scores):
         check = Check("mine:f", lambda conversation, response: scores[response], "check:mine 1")
         comparison = Comparison(prompt_id="p", messages=(user("?"),), a=texts["a"], b=texts["b"], origin="sampled")
-        return comparison, list(judge_by_check(comparison, principle, check, 0, ORDERS).values())
+        keys = {order: f"key {order}" for order in ORDERS}
+        return comparison, list(judge_by_check(comparison, principle, check, keys, 0))
 
     for a, b, outcome, why in (
         (0.5, 0.5, "tie", "the checks it was judged by score both answers alike"),

@@ -27,6 +27,7 @@ from constitutional.audit.trace_node import (
 )
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.evaluation.checked import CheckScore
+from constitutional.feedback.applies import Applicability
 from constitutional.feedback.gate import Labelled
 from constitutional.records import Answer, Comparison, Judgment, Preference, Prompt, Revision, RevisionRound
 from constitutional.runs import StageResult
@@ -79,9 +80,23 @@ def _revision(ix: Index, revision: Revision) -> TraceNode:
     facts += [("seed", str(revision.seed)), ("first answer", revision.initial)]
     facts += [("first answer ended", revision.initial_finish)]
     rounds = tuple(_round(ix, i, step) for i, step in enumerate(revision.rounds, start=1))
-    title = f"{len(revision.rounds)} round(s), {'usable' if revision.usable else 'flagged'}"
+    facts += _verdicts(ix, revision.prompt_id)
+    how = "usable" if revision.usable else "flagged" if revision.revised else "the answer stays as it was"
+    title = f"{len(revision.rounds)} round(s), {how}"
     prompt = prompt_node(ix, revision.prompt_id)
     return TraceNode(kind="revision", id=revision.id, title=title, facts=tuple(facts), children=(prompt, *rounds))
+
+
+def _verdicts(ix: Index, prompt_id: str) -> list[Fact]:
+    """What the judge said to whether principles apply to a prompt, where it was asked before revising."""
+    step = ix.view.step("revise")
+    files = [name for name in step.manifest.outputs if name.startswith("applies-")] if step else []
+    said = [verdict for name in files for verdict in ix.view.rows("revise", name, Applicability)]
+    return [
+        (f"applies: {verdict.principle}", verdict.outcome if verdict.p_applies is None else f"{verdict.p_applies:.4f}")
+        for verdict in said
+        if verdict.prompt_id == prompt_id
+    ]
 
 
 def _round(ix: Index, number: int, step: RevisionRound) -> TraceNode:
@@ -142,7 +157,8 @@ def _judgment(ix: Index, judgment: Judgment, *, whole: bool) -> TraceNode:
     facts += _asked(ix, judgment)
     facts += [("seed", str(judgment.seed)), *ledger_facts(ix, judgment)]
     facts += probability_agrees(judgment)
-    children = [principle_node(ix, judgment.principle, judgment.principle_digest, ("comparison_request",))]
+    requests = ("comparison_request", "applies_when")
+    children = [principle_node(ix, judgment.principle, judgment.principle_digest, requests)]
     if whole:
         children.append(_follow(ix, "comparison", judgment.comparison_id))
     title = f"{judgment.principle}, order {judgment.order}: {judgment.outcome}, p of a {p}"
@@ -152,7 +168,8 @@ def _judgment(ix: Index, judgment: Judgment, *, whole: bool) -> TraceNode:
 def _asked(ix: Index, judgment: Judgment) -> list[Fact]:
     """Who judged: a model under a template, or a check."""
     if judgment.mode != "check":
-        return model_facts(ix, "judge", judgment.judge, "judge") + template_facts(ix, [judgment.template_digest])
+        facts = model_facts(ix, "judge", judgment.judge, "judge") + template_facts(ix, [judgment.template_digest])
+        return facts + ([("also said", judgment.raw)] if judgment.raw else [])
     locked = ix.view.lock.get("checks", {}).get(judgment.principle)
     same = check(judgment.judge == locked, f"the run locked {locked} as this principle's code, not {judgment.judge}")
     return [("judge", judgment.judge), ("scores", judgment.raw or "none"), *same]

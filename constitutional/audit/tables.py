@@ -49,8 +49,8 @@ class RevisionRow(Record):
 class RevisionFigures(Record):
     """What critique and revision came to. `flags` counts final revisions; a revision can carry several.
 
-    `unrevised` prompts kept their first answer: the checks drawn for them saw no need to revise. No figure after it
-    counts them, nor any round without a revision.
+    `unrevised` prompts kept their first answer: no principle applies to them, or the checks drawn for them saw no need.
+    No figure after it counts them, nor any round without a revision.
     """
 
     prompts: int

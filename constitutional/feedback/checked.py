@@ -1,22 +1,19 @@
 """What a check's scores come to: judgments of comparisons, and rounds without a revision.
 
-In a comparison the check scores both answers, and the higher score is preferred.
-
-A check orders answers and does not say how sure it is, so `p_a` is 1 or 0. Equal scores are a `tie` and a score that is
-missing makes the pair `not_applicable`: the check has no opinion then, which is not one half. A check reads one answer
-at a time, so it is asked once and both orders hold the same.
+In a comparison the higher of the two scores is preferred. A check orders answers and does not say how sure it is, so
+`p_a` is 1 or 0. Equal scores are a `tie` and a score that is missing makes the pair `not_applicable`: the check has no
+opinion then, which is not one half. It reads one answer at a time, so it is asked once and both orders say the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from constitutional.checks import Check, Score, coded_digest, score
 from constitutional.principles import Principle
-from constitutional.records import Comparison, Judgment, Order, Outcome, RevisionRound, Usage, canonical_json, digest
+from constitutional.records import Comparison, Judgment, Order, Outcome, RevisionRound, Usage, canonical_json
 
-
-def check_key(comparison_id: str, principle: Principle, check: Check, order: Order) -> str:
-    """The digest of the question put to a check."""
-    return digest(["check", comparison_id, principle.ref, check.identity, order])
+NOTHING = Usage()
 
 
 def compare_scores(a: float | None, b: float | None) -> tuple[Outcome, float | None]:
@@ -27,15 +24,33 @@ def compare_scores(a: float | None, b: float | None) -> tuple[Outcome, float | N
 
 
 def judge_by_check(
-    comparison: Comparison, principle: Principle, check: Check, seed: int, orders: tuple[Order, ...]
-) -> dict[str, Judgment]:
-    """A comparison judged by a check, by key, in the orders asked for; an error in the check is an `error`."""
-    scores = [score(check, comparison.messages, text) for text in (comparison.a, comparison.b)]
-    outcome, p_a = _verdict(*scores)
-    errors = [found.error for found in scores if found.error is not None]
-    values = {name: found.value for name, found in zip("ab", scores, strict=True)}
-    return {
-        (key := check_key(comparison.id, principle, check, order)): Judgment(
+    comparison: Comparison,
+    principle: Principle,
+    check: Check,
+    keys: Mapping[Order, str],
+    seed: int,
+    p_applies: float | None = None,
+    usage: Usage = NOTHING,
+) -> Iterator[Judgment]:
+    """A comparison judged by a check, which is asked once; an error in the check is an `error`.
+
+    Args:
+        comparison: the two answers.
+        principle: the principle that is code.
+        check: its opened check.
+        keys: digests of the questions, one an order.
+        seed: only recorded.
+        p_applies: recorded where a judge was asked first whether the principle applies.
+        usage: what that cost; recorded with the first judgment.
+    """
+    texts = {"a": comparison.a, "b": comparison.b}
+    scores = {name: score(check, comparison.messages, text) for name, text in texts.items()}
+    errors = [found.error for found in scores.values() if found.error is not None]
+    outcome, p_a = ("error", None) if errors else compare_scores(scores["a"].value, scores["b"].value)
+    said = {name: found.value for name, found in scores.items()}
+    said |= {} if p_applies is None else {"p_applies": p_applies}
+    for order, key in keys.items():
+        yield Judgment(
             key=key,
             comparison_id=comparison.id,
             principle=principle.ref,
@@ -48,12 +63,11 @@ def judge_by_check(
             p_a=p_a,
             logprobs=(),
             mass=None,
-            raw=errors[0] if errors else canonical_json(values),
-            usage=Usage(),
+            raw=errors[0] if errors else canonical_json(said),
+            usage=usage,
             seed=seed,
         )
-        for order in orders
-    }
+        usage = NOTHING
 
 
 def unrevised_round(principle: Principle, check: Check, found: Score, answer: str) -> RevisionRound:
@@ -70,7 +84,3 @@ def unrevised_round(principle: Principle, check: Check, found: Score, answer: st
         usage=Usage(),
         check_score=found.value,
     )
-
-
-def _verdict(a: Score, b: Score) -> tuple[Outcome, float | None]:
-    return ("error", None) if a.error or b.error else compare_scores(a.value, b.value)

@@ -8,11 +8,12 @@ looks at the answer first: one that passes, or that the check says nothing of, i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from constitutional.backends import Backend
 from constitutional.checks import NO_CHECKS, Check, Score, coded_digest, score
+from constitutional.feedback.applies import Applicability
 from constitutional.feedback.checked import unrevised_round
 from constitutional.feedback.flags import revision_flags
 from constitutional.feedback.respond import generate_fitting, respond
@@ -38,7 +39,7 @@ class _Item:
     prompt: Prompt
     answer: Answer
     principles: list[Principle]
-    """One a round."""
+    """One a round; fewer than rounds where fewer apply."""
     rounds: list[RevisionRound] = field(default_factory=list)
     score: Score | None = None
     """What this round's check says of the answer so far; None without a check."""
@@ -86,6 +87,7 @@ def revise(
     seed: int,
     chunk: int = 0,
     checks: Mapping[str, Check] = NO_CHECKS,
+    verdicts: Iterable[Applicability] = (),
 ) -> Iterator[Revision | Failure]:
     """Answers every prompt and revises each answer `rounds` times, save where a principle's check sees no need.
 
@@ -104,10 +106,14 @@ def revise(
         seed: the run's seed.
         chunk: number of this chunk, part of every sampling seed.
         checks: the opened checks of principles that are code, by `id@version`.
+        verdicts: of principles with an `applies_when`, whether they apply to these prompts. What does not, or was not
+            said to, is not drawn; a prompt to which nothing applies keeps its answer, in a Revision without rounds.
+            A principle without a verdict applies.
 
     Yields:
         One Revision or Failure per prompt, in input order.
     """
+    left_out = {(verdict.prompt_id, verdict.principle) for verdict in verdicts if not verdict.applies}
     items: list[_Item] = []
     failures: dict[str, Failure] = {}
     for outcome in respond(prompts, policy=policy, pack=pack, sampling=policy_sampling, seed=seed, chunk=chunk):
@@ -115,12 +121,15 @@ def revise(
             failures[outcome.item_id] = outcome
             continue
         prompt = next(p for p in prompts if p.id == outcome.prompt_id)
-        drawn = draw_principles(prompt.id, principles, rounds, replacement=replacement, seed=seed)
+        fitting = [principle for principle in principles if (prompt.id, principle.ref) not in left_out]
+        count = min(rounds, rounds if replacement and fitting else len(fitting))
+        drawn = draw_principles(prompt.id, fitting, count, replacement=replacement, seed=seed)
         items.append(_Item(prompt, outcome, drawn))
     for k in range(rounds):
-        for one in items:
+        here = [one for one in items if k < len(one.principles)]
+        for one in here:
             _ask_check(one, one.principles[k], checks.get(one.principles[k].ref))
-        _revise_round(k, items, critic, pack, critic_sampling, critique, candidates, seed_for(seed, "revise", chunk, k))
+        _revise_round(k, here, critic, pack, critic_sampling, critique, candidates, seed_for(seed, "revise", chunk, k))
     used = ("respond", "critique", "revise") if critique else ("respond", "revise_direct")
     digests = tuple(pack.digest(name) for name in used)
     by_prompt = {item.prompt.id: item for item in items}

@@ -114,6 +114,11 @@ class Inputs:
         used = [[p.ref, self.checks[p.ref].identity] for p in principles if p.ref in self.checks]
         return {"checks": used} if used else {}
 
+    def case_key(self, principles: Sequence[Principle]) -> dict[str, object]:
+        """What a step's key holds of the question whether a principle applies; nothing where none is asked."""
+        cases = [[p.ref, p.applies_when] for p in principles if p.applies_when is not None]
+        return {"applies_when": cases, "applies_template": self.pack.digest("applies")} if cases else {}
+
     def runs(self, step: str) -> bool:
         """Whether the recipe has a step."""
         return self.recipe.stages is None or step in self.recipe.stages

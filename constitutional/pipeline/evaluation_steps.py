@@ -83,6 +83,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "principles": [[p.ref, p.comparison_request] for p in principles],
             **ctx.code_key(principles),
+            **ctx.case_key([p for p in principles if p.ref not in ctx.checks]),
             "templates": [ctx.pack.digest("judge")],
             "judge": ctx.identity("judge"),
             "per_comparison": settings.principles_per_comparison,
@@ -105,9 +106,9 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     by_judge = [p for p in principles if p.ref not in ctx.checks]
     asked = asked if by_judge else []
     assigned = {c.id: choose_principles(c.id, by_judge, count, ctx.recipe.seed) for c in asked}
-    run_judge(ctx, stage, asked, assigned)
+    run_judge(ctx, stage, asked, assigned, ask_applies=True)
     rows = system_rows(answers)
-    wins = wins_by_judge(shown, judged(ctx, asked, assigned)) if by_judge else []
+    wins = wins_by_judge(shown, judged(ctx, asked, assigned, ask_applies=True)) if by_judge else []
     if "pm" in done:
         wins = wins_by_score(pairs, _scores(ctx, done, pairs)) + wins
     scores = list(score_answers(answers, ctx.prompts, principles, ctx.checks))

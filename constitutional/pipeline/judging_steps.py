@@ -25,9 +25,9 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle, checks=True)
     labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
-        by_judge = [p for p in principles if p.ref not in ctx.checks]
+        by_judge = [p for p in principles if p.ref not in ctx.checks and p.applies_when is None]
         if not by_judge:
-            raise ConfigError("gate.human: all principles are judged by checks: there is no judge to measure")
+            raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
         labelled += labelled_pairs(pairs, by_judge)
     stage = ctx.folder.stage(
@@ -74,11 +74,11 @@ def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
     stage = ctx.folder.stage(
         number,
         "judge",
-        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles)},
+        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles), **ctx.case_key(principles)},
         {"sample": done["sample"]},
     )
     assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
-    run_judge(ctx, stage, comparisons, assigned)
+    run_judge(ctx, stage, comparisons, assigned, ask_applies=True)
     return stage.finish(ledger_head=ctx.ledger.head)
 
 
@@ -133,14 +133,22 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def judged(
-    ctx: Context, comparisons: Sequence[Comparison], assigned: Mapping[str, Sequence[Principle]]
+    ctx: Context,
+    comparisons: Sequence[Comparison],
+    assigned: Mapping[str, Sequence[Principle]],
+    *,
+    ask_applies: bool = False,
 ) -> list[Judgment]:
-    """The ledger's answers to these questions, in the order they are asked."""
-    principles = [assigned[c.id] for c in comparisons]
-    keys = [
-        q.key
-        for q in questions(comparisons, principles, pack=ctx.pack, judge_model=ctx.identity("judge"), checks=ctx.checks)
-    ]
+    """The ledger's answers to these questions, in the order they are asked; `ask_applies` as they were asked."""
+    asked = questions(
+        comparisons,
+        [assigned[c.id] for c in comparisons],
+        pack=ctx.pack,
+        judge_model=ctx.identity("judge"),
+        checks=ctx.checks,
+        ask_applies=ask_applies,
+    )
+    keys = [question.key for question in asked]
     found = ctx.ledger.lookup(keys)
     return [found[key] for key in keys]
 
@@ -160,9 +168,17 @@ def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: in
 
 
 def run_judge(
-    ctx: Context, stage: Stage, comparisons: Sequence[Comparison], assigned: Mapping[str, Sequence[Principle]]
+    ctx: Context,
+    stage: Stage,
+    comparisons: Sequence[Comparison],
+    assigned: Mapping[str, Sequence[Principle]],
+    *,
+    ask_applies: bool = False,
 ) -> None:
-    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists."""
+    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists.
+
+    `ask_applies` leaves principles out whose `applies_when` does not hold.
+    """
     backend = Lazy(ctx, ctx.spec("judge"))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterator[Judgment]:
@@ -174,6 +190,7 @@ def run_judge(
             seed=ctx.recipe.seed,
             known=ctx.ledger.lookup,
             checks=ctx.checks,
+            ask_applies=ask_applies,
         )
 
     stage.run_chunks(
