@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import sys
 import time
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from constitution_files import principle, write
 from own_checks import SORRY, write_distribution, write_module
+from shared_data import sample
 
 from constitutional.checks import Check, coded_digest, complete, no_private_data, open_check, score
 from constitutional.checks.private_data import private_data
@@ -19,6 +21,7 @@ from constitutional.constitution import load_composed, load_constitution
 from constitutional.constitution.code import open_checks
 from constitutional.errors import ConstitutionError
 from constitutional.principles import Principle
+from constitutional.prompts import load_pairs
 from constitutional.records import Message, assistant, user
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +214,18 @@ def test_hostile_text_costs_little_time(unit):
     no_private_data((user(text),), text)
     complete(ASKED, text)
     assert time.process_time() - begun < 5
+
+
+def test_real_answers_hold_private_data_now_and_then():
+    """Of 2624 real answers a handful: those with an address that a plain pattern finds, and few others."""
+    pairs = load_pairs(str(sample("hh_harmless/test_first1312.jsonl.gz")))
+    answers = [(pair.messages, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    flagged = {text for messages, text in answers if not no_private_data(messages, text)}
+    for messages, text in answers:
+        given = " ".join(message.content for message in messages if message.role == "user")
+        if any(address not in given for address in re.findall(r"[a-z]+@(?!example)[a-z]+\.com", text)):
+            assert text in flagged
+    assert 3 < len(flagged) < len(answers) / 100
 
 
 LONG = "This sentence has rather more than just a dozen words in it, so that it needs"

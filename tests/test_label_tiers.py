@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from recipes import write_recipe
 
+from constitutional.audit.trace import render_trace, trace
 from constitutional.config import load_recipe
 from constitutional.feedback.label import label
 from constitutional.pipeline import run_recipe
@@ -111,6 +112,8 @@ def test_the_rule_in_a_run(tmp_path: Path) -> None:
     assert redone == {"label"} and {p.rule for p in found} == {"tiers"}
     named = {p.principles for p in found if p.p_a is not None}
     assert named and all("kind@1.0.0" not in refs or refs == ("kind@1.0.0",) for refs in named)
+    cited = next(p.id for p in found if p.p_a is not None)
+    assert "PROBLEM" not in render_trace(trace(tmp_path / "run", cited))
     assert labels("label.rule=tiers", "label.margin=0.4")[1] == {"label"}
     constitution.write_text(constitution.read_text().replace("tier: 2", "tier: 3"))
     assert labels("label.rule=tiers", "label.margin=0.2")[1] == {"label"}

@@ -29,6 +29,7 @@ class CheckRow(Record):
     """One system's answers to one kind of prompts under one principle that is code.
 
     `passed` counts scores of at least one half among the answers that have a score; the others are counted beside it.
+    All answers are scored: a check says for itself what it does not apply to, and `applies_when` is not asked.
     """
 
     principle: str
