@@ -127,9 +127,13 @@ class GateSettings(Record):
 
 
 class LabelSettings(Record):
-    """The rule that turns judgments into a soft label."""
+    """The rule that turns judgments into a soft label.
 
-    rule: Literal["sampled", "mean", "weighted"] = "mean"
+    `margin` is for the rule `tiers`: how far from one half the mean opinion of a tier must be to decide.
+    """
+
+    rule: Literal["sampled", "mean", "weighted", "tiers"] = "mean"
+    margin: Annotated[float, Field(ge=0, le=0.5)] = 0.1
 
 
 class PmSettings(Record):

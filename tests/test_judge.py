@@ -7,8 +7,9 @@ import pytest
 from constitutional.backends import open_backend
 from constitutional.errors import BackendError, GateError
 from constitutional.feedback.gate import labelled_examples, measure_gate, require
-from constitutional.feedback.judge import choose_principles, judge, option_probability, questions
+from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_origin, opinions
+from constitutional.feedback.options import option_probability
 from constitutional.feedback.sample import sample
 from constitutional.principles import Constitution, Example, Principle
 from constitutional.records import Comparison, Failure, Prompt, Sampling, user

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from constitutional.audit.index import Entry, Index
 from constitutional.audit.trace_node import Fact, check
 from constitutional.evaluation.answers import EvaluatedAnswer
-from constitutional.feedback.judge import option_probability
+from constitutional.feedback.checked import compare_scores
 from constitutional.feedback.label import opinions
+from constitutional.feedback.options import option_probability
 from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
 from constitutional.training.rows import PreferenceRow, SftRow
 
@@ -44,7 +46,12 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
 
 
 def probability_agrees(judgment: Judgment) -> list[Fact]:
-    """The p of a judgment against its own log-probabilities and order."""
+    """The p of a judgment against its own log-probabilities and order, or the scores of a check."""
+    if judgment.mode == "check" and judgment.outcome != "error":
+        scores = json.loads(judgment.raw or "{}")
+        outcome = compare_scores(scores.get("a"), scores.get("b"))
+        agrees = outcome == (judgment.outcome, judgment.p_a)
+        return check(agrees, f"its scores give {outcome[0]}, p of a {outcome[1]}")
     if judgment.p_a is None or len(judgment.logprobs) != 2:
         return []
     first = option_probability(judgment.logprobs)[1]
