@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import authoring
+from constitutional.cli import authoring, drafting
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -132,6 +132,7 @@ def report(run_folder: RunPath) -> None:
 
 
 authoring.add(app)
+drafting.add(app)
 
 
 @models.command("list")
