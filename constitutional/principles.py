@@ -122,7 +122,8 @@ class Constitution(Record):
     template_pack: str = "chat"
     """The prompt templates it was written for."""
     tags: dict[str, str] = Field(default={})
-    """What the constitution means to cover: tag, description. With none declared a principle may carry any tag."""
+    """What the constitution means to cover: tag, description; those of extended files count, too. With none declared a
+    principle may carry any tag."""
     principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
 
     @property

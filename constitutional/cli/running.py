@@ -56,17 +56,20 @@ def evaluation_table(folder: Path) -> str:
 def validate_command(path: Path) -> None:
     """Loads a recipe with everything it names, or a constitution, and says what is in it."""
     from constitutional.config import load_recipe
-    from constitutional.constitution import load_constitution
+    from constitutional.constitution import load_composed
     from constitutional.constitution.lock import check_lock
     from constitutional.errors import ConfigError, ConstitutionError
     from constitutional.yamlfile import load_yaml
 
     data, _ = load_yaml(path, ConfigError)
     if isinstance(data, dict) and {"id", "version", "title"} <= data.keys():
-        constitution = load_constitution(str(path))
+        composed = load_composed(str(path))
+        constitution = composed.constitution
         changed = check_lock(str(path))
         if changed:
             raise ConstitutionError("\n".join(problem.line for problem in changed))
+        for note in composed.notes:
+            typer.echo(f"note: {note}")
         examples = sum(len(p.examples) for p in constitution.principles)
         principles = len(constitution.principles)
         typer.echo(f"{path}: constitution {constitution.ref}, {principles} principles, {examples} examples: ok")
