@@ -6,9 +6,9 @@ area under the curve says what a shift of the threshold (more helpful answers in
 
     python benchmarks/over_refusal.py MODEL... [--every 3] [--own] [--show]
 
-MODEL is a spec (`embedded:smollm2-135m`) or a model folder (`runs/quickstart/stages/03-sft/sl-cai`). `--own` asks our
-own held-out prompts instead. Settings of a recipe are to be chosen on XSTest, so that ours stay unseen;
-the quickstart's were chosen on every third prompt, so on those its figures are optimistic.
+MODEL is a spec (`embedded:smollm2-135m`) or a model folder (`runs/quickstart/stages/03-sft/sl-cai`); all are sampled
+with SmolLM2's default settings. `--own` asks our own held-out prompts instead. Settings of a recipe are to be chosen on
+XSTest, so that ours stay unseen; the quickstart's were chosen on every third prompt: on those they are optimistic.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
+
+from shared_data import shared_folder
 
 from constitutional.principles import Constitution, Principle
 
-FOLDERS = [*(parent / "shared" / "data" for parent in Path(__file__).resolve().parents), Path("/work/shared/data")]
-DATA = next((folder for folder in FOLDERS if folder.is_dir()), None)
+DATA = shared_folder()
 
 Requests = dict[str, Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-def _folder() -> Path | None:
+def shared_folder() -> Path | None:
     if "SHARED_DATA" in os.environ:
         return Path(os.environ["SHARED_DATA"])
     found = (parent / "shared" / "data" for parent in Path(__file__).resolve().parents)
@@ -17,7 +17,7 @@ def _folder() -> Path | None:
 
 def sample(name: str) -> Path:
     """A file of the shared data; the test is skipped where it is not."""
-    folder = _folder()
+    folder = shared_folder()
     if folder is None or not (folder / name).is_file():
         pytest.skip(f"shared/data/{name} is not here")
     return folder / name

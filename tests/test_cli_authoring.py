@@ -77,11 +77,25 @@ def test_a_text_changed_under_its_version_fails_until_it_is_bumped(file: Path) -
     with pytest.raises(ConstitutionError, match="kind") as failed:
         call("validate", file)
     assert "comparison_request" in str(failed.value)
-    assert call("bump", file, "kind", "--text", "a clearer question") == "kind@1.1.0\n"
+    assert call("bump", "kind", file, "--text", "a clearer question") == "kind@1.1.0\n"
     call("lock", file)
     call("validate", file)
     principle = load_constitution(str(file)).principles[0]
     assert principle.ref == "kind@1.1.0" and principle.changelog[0].text == "a clearer question"
+
+
+def test_bump_finds_the_file_and_raises_the_number_asked_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    (file.parent / "recipe.yaml").write_text("constitution: mine.yaml\n")
+    assert call("bump", "kind", "--patch") == "kind@1.0.1\n"
+    assert call("bump", "kind", "--minor") == "kind@1.1.0\n"
+    assert call("bump", "kind", "--major") == "kind@2.0.0\n"
+    assert "give one of" in call("bump", "kind", "--major", "--minor", code=2)
+    with pytest.raises(ConstitutionError, match=r"no constitution here .* 'knd'"):
+        call("bump", "knd")
+    (file.parent / "twin.yaml").write_bytes(file.read_bytes())
+    with pytest.raises(ConstitutionError, match=r"several constitutions .* \(mine.yaml, twin.yaml\): name the file"):
+        call("bump", "kind")
 
 
 def test_diff_in_words_and_json(file: Path, tmp_path: Path) -> None:

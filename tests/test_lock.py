@@ -50,7 +50,7 @@ def test_a_text_changed_under_its_version_is_named_by_field(tmp_path: Path) -> N
     assert lines(mine) == []
     replace(mine, "kinder?", "gentler?")
     replace(mine, "    score_request: Grade the kindness.\n", "    applies_when: asked\n")
-    end = "under the unchanged version 1.0.0 (see mine.lock): raise it, `constitutional bump kind`"
+    end = "under the unchanged version 1.0.0 (see mine.lock): raise it, `constitutional bump kind mine.yaml`"
     said = "comparison_request changed and applies_when added and score_request removed"
     assert lines(mine) == [f"mine.yaml:12:5: principles.1: 'kind': {said} {end}"]
     (problem,) = check_lock(str(mine))
@@ -132,6 +132,6 @@ def test_a_lock_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(ConstitutionError, match=r"mine.lock: cannot be written: No space left on device"):
+    with pytest.raises(ConstitutionError, match=r"cannot write .*mine.lock: No space left on device"):
         lock(str(mine))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]

@@ -13,6 +13,7 @@ import pytest
 from recipes import write_recipe
 
 from constitutional.config import load_recipe
+from constitutional.constitution import load_constitution
 from constitutional.display import Silent
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import run_recipe
@@ -24,8 +25,8 @@ KILLS = int(os.environ.get("KILLS", "20"))
 DATA = ("revise", "helpful", "sample", "gate", "judge", "label", "answers", "evaluate")
 
 
-def run(recipe: Path, out: Path, *sets: str):
-    return run_recipe(load_recipe(recipe, sets), recipe, out)
+def run(recipe: Path, out: Path, *sets: str, **named: str):
+    return run_recipe(load_recipe(recipe, sets), recipe, out, **named)
 
 
 def outcome(folder: Path) -> dict[str, str]:
@@ -138,8 +139,34 @@ def test_a_changed_file_recomputes_what_reads_it(tmp_path, file, old, new, redon
     text = path.read_text()
     path.write_text(text.replace(old, new))
     assert path.read_text() != text
-    again = reused(run(recipe, tmp_path / "run"))
+    again = reused(run(recipe, tmp_path / "run", accept_constitution=constitution_digest(tmp_path)))
     assert {name for name, kept in again.items() if not kept} == redone
+
+
+def constitution_digest(folder: Path) -> str:
+    return load_constitution(str(folder / "in" / "constitution.yaml")).digest
+
+
+def test_a_run_goes_on_under_another_constitution_only_when_that_is_asked_for_by_name(tmp_path):
+    recipe = write_recipe(tmp_path / "in")
+    arguments = ("run", str(recipe), "--out", str(tmp_path / "run"))
+    assert cli(*arguments)[0] == 0
+    before, first = outcome(tmp_path / "run"), constitution_digest(tmp_path)
+    path = tmp_path / "in" / "constitution.yaml"
+    path.write_text(path.read_text().replace("is more kind?", "is kinder?"))
+    second = constitution_digest(tmp_path)
+    code, text = cli(*arguments)
+    assert code != 0 and text.count("\n") == 1
+    assert first in text and f"{second}; principles: 1 changed)" in text and f"--accept-constitution {second}" in text
+    assert cli(*arguments, "--accept-constitution", first)[0] != 0
+    assert outcome(tmp_path / "run") == before and not (tmp_path / "run" / "constitutions" / f"{second}.json").exists()
+    assert cli(*arguments, "--accept-constitution", second)[0] == 0
+    kept = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "run" / "constitutions").iterdir()}
+    asked = {digest: text["principles"][0]["comparison_request"] for digest, text in kept.items()}
+    assert asked == {first: "Which response is more kind?", second: "Which response is kinder?"}
+    path.write_text(path.read_text().replace("version: 1.0.0\ntitle: Tiny", "version: 2.0.0\ntitle: Tiny"))
+    assert "--accept-constitution tiny@2.0.0" in cli(*arguments)[1]
+    assert cli(*arguments, "--accept-constitution", "tiny@2.0.0")[0] == 0
 
 
 def test_a_deleted_stage_is_rebuilt_with_what_depends_on_it(tmp_path):

@@ -15,7 +15,7 @@ from constitutional.ledger import Ledger, open_ledger_read_only
 from constitutional.principles import Constitution
 from constitutional.records import Prompt, Record
 from constitutional.runs import StageResult, load_result, read_log
-from constitutional.runs.atomic import read_rows
+from constitutional.runs.logs import read_rows
 from constitutional.settings import StageName
 
 R = TypeVar("R", bound=Record)

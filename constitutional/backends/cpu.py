@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from constitutional.backends.memory import keep_freed_memory
+
 _LIMIT = "ONEDNN_MAX_CPU_ISA"  # read by oneDNN, the matrix library in torch and in OpenVINO, at its first use
 _WITHOUT_AMX = "AVX512_CORE_FP16"
 _log = logging.getLogger(__name__)
@@ -30,6 +32,12 @@ def amx_works() -> bool:
     os.environ[_LIMIT] = _WITHOUT_AMX
     _log.warning("this processor announces AMX but cannot run it: going on without (%s=%s)", _LIMIT, _WITHOUT_AMX)
     return False
+
+
+def prepare_process() -> None:
+    """What a process needs before its first matrix product: no units that would kill it, freed memory kept at hand."""
+    amx_works()
+    keep_freed_memory()
 
 
 def fast_cpu_dtype() -> str:

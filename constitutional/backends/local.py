@@ -12,9 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from constitutional.backends import Likelihood
-from constitutional.backends.cpu import amx_works
+from constitutional.backends.cpu import prepare_process
 from constitutional.backends.folders import check_model_folder, is_hub_id
-from constitutional.backends.memory import keep_freed_memory
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import encode_continuation, encode_dialogue
 from constitutional.backends.upcast import compute_in_float32
@@ -54,8 +53,7 @@ class LocalBackend:
         """
         if dtype not in DTYPES:
             raise ConfigError(f"unknown dtype '{dtype}' (known: {', '.join(DTYPES)})")
-        amx_works()
-        keep_freed_memory()
+        prepare_process()
         if threads:
             torch.set_num_threads(threads)
         self.name = name

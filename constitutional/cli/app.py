@@ -27,6 +27,12 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a settin
 Limit = Annotated[int | None, typer.Option(help="At most this many training prompts of each kind.", min=1)]
 Prompts = Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")]
 Show = Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")]
+Accept = Annotated[
+    str | None,
+    typer.Option(
+        "--accept-constitution", help="Go on in a folder made under another constitution: the new id@version."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -53,11 +59,12 @@ def run(
     prompts: Prompts = None,
     until: Annotated[str | None, typer.Option(help="Last step to run.")] = None,
     display: Show = "auto",
+    accept_constitution: Accept = None,
 ) -> None:
     """Run a recipe; a run that was interrupted goes on where it stopped."""
     from constitutional.cli.running import run_command
 
-    run_command(recipe, out, sets or [], limit, prompts, until, display)
+    run_command(recipe, out, sets or [], limit, prompts, until, display, accept_constitution)
 
 
 def _step_command(name: str, what: str) -> None:
@@ -70,10 +77,11 @@ def _step_command(name: str, what: str) -> None:
         limit: Limit = None,
         prompts: Prompts = None,
         display: Show = "auto",
+        accept_constitution: Accept = None,
     ) -> None:
         from constitutional.cli.running import run_command
 
-        run_command(recipe, out, sets or [], limit, prompts, name, display)
+        run_command(recipe, out, sets or [], limit, prompts, name, display, accept_constitution)
 
     app.command(name, help=f"{what} Runs what it depends on first where that is not finished.")(command)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +11,6 @@ import typer
 Name = Annotated[str, typer.Argument(help="A file, or the name of a packaged constitution.", metavar="CONSTITUTION")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path | None, typer.Option("--out", help="Write to this file instead of the terminal.")]
-
-
-class Part(StrEnum):
-    """Which number of a version to raise."""
-
-    major = "major"
-    minor = "minor"
-    patch = "patch"
 
 
 def schema() -> None:
@@ -69,15 +60,27 @@ def lock(constitution: Name) -> None:
 
 
 def bump(
-    constitution: Name,
     principle: Annotated[str, typer.Argument(help="Id of the principle.", metavar="ID")],
-    part: Annotated[Part, typer.Option("--part", help="Which number to raise.")] = Part.minor,
+    constitution: Annotated[
+        str | None,
+        typer.Argument(
+            help="The file; when not given, the only one here or in constitutions/ with this principle.",
+            metavar="[CONSTITUTION]",
+        ),
+    ] = None,
+    major: Annotated[bool, typer.Option("--major", help="Raise the first number.")] = False,
+    minor: Annotated[bool, typer.Option("--minor", help="Raise the second number, as without a flag.")] = False,
+    patch: Annotated[bool, typer.Option("--patch", help="Raise the third number.")] = False,
     text: Annotated[str | None, typer.Option("--text", help="What changed; the changed fields when not given.")] = None,
 ) -> None:
     """Raise a principle's version and note the change in its changelog; the rest of the file stays as it is."""
+    from constitutional.constitution.bump import Part, file_with
     from constitutional.constitution.bump import bump as raise_version
 
-    typer.echo(raise_version(constitution, principle, part.value, text))
+    if major + minor + patch > 1:
+        raise typer.BadParameter("give one of --major, --minor and --patch")
+    part: Part = "major" if major else "patch" if patch else "minor"
+    typer.echo(raise_version(constitution or str(file_with(principle)), principle, part, text))
 
 
 def diff(
@@ -123,7 +126,7 @@ def export_file(
 
 
 def _give(text: str, lost: tuple[str, ...] | list[str], out: Path | None) -> None:
-    from constitutional.runs.atomic import write_atomic
+    from constitutional.atomic import write_atomic
 
     if out is None:
         typer.echo(text, nl=not text.endswith("\n"))

@@ -21,6 +21,7 @@ def run_command(
     prompts: str | None,
     until: str | None,
     display_mode: str,
+    accept_constitution: str | None = None,
 ) -> None:
     """Runs a recipe up to a step and prints where the report is."""
     from constitutional.config import load_recipe
@@ -35,7 +36,9 @@ def run_command(
     recipe = load_recipe(recipe_file, sets)
     folder = out or Path("runs") / recipe.name
     with open_display(display_mode) as display:
-        outcome = run_recipe(recipe, recipe_file, folder, until=until, display=display)
+        outcome = run_recipe(
+            recipe, recipe_file, folder, until=until, display=display, accept_constitution=accept_constitution
+        )
     table = evaluation_table(outcome.folder)
     if table:
         typer.echo(table)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from constitutional.atomic import write_atomic
 from constitutional.constitution.compose import compose
 from constitutional.constitution.lock import check_lock
 from constitutional.constitution.show import quoted
 from constitutional.constitution.source import ConstitutionFile, read_file
-from constitutional.constitution.writing import write_whole
 from constitutional.errors import ConstitutionalError, ConstitutionError, nearest, one_line
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks
@@ -57,8 +58,29 @@ def bump(name_or_path: str, principle_id: str, part: Part, text: str | None = No
     content = path.read_bytes().decode("utf-8")
     new = edited(content, loc, entry)
     _check(new, _expected(data, loc, entry), marks[*loc, "version"])
-    write_whole(path, new.encode("utf-8"))
+    write_atomic(path, new, ConstitutionError)
     return f"{principle_id}@{entry['version']}"
+
+
+def file_with(principle_id: str) -> Path:
+    """The constitution in the working folder, or in `constitutions/` under it, that states a principle's version.
+
+    Raises:
+        ConstitutionError: none does, or several do; names them.
+    """
+    found = []
+    for path in sorted((*Path().glob("*.yaml"), *Path("constitutions").glob("*.yaml"))):
+        with suppress(ConstitutionalError):  # a recipe, or a file with a mistake of its own
+            file, _, _ = read_file(path)
+            if any(p.id == principle_id for p in file.principles) or "version" in file.override.get(principle_id, {}):
+                found.append(path)
+    if len(found) == 1:
+        return found[0]
+    there = "several constitutions" if found else "no constitution here or in constitutions/"
+    names = f" ({', '.join(map(str, found))})" if found else ""
+    raise ConstitutionError(
+        one_line(f"{there} with a principle '{principle_id}'{names}: name the file, bump {principle_id} FILE")
+    )
 
 
 def raised(version: str, part: Part) -> str:

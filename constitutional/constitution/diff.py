@@ -79,9 +79,7 @@ def diff(old: Constitution, new: Constitution) -> Difference:
 
 def render(difference: Difference) -> str:
     """The same in words."""
-    lines = [
-        f"{difference.old} -> {difference.new}: " + ("no difference" if difference.empty else _summary(difference))
-    ]
+    lines = [f"{difference.old} -> {difference.new}: " + ("no difference" if difference.empty else summary(difference))]
     lines += _field_lines(difference.fields)
     if difference.reordered:
         lines.append("  the principles come in another order")
@@ -127,7 +125,8 @@ def _fields(old: Record, new: Record) -> tuple[FieldChange, ...]:
     return tuple(FieldChange(field=name, old=before[name], new=after[name]) for name in changed)
 
 
-def _summary(difference: Difference) -> str:
+def summary(difference: Difference) -> str:
+    """How many principles were added, removed, renamed and changed."""
     counts = Counter(change.kind for change in difference.principles)
     told = [f"{counts[kind]} {kind}" for kind in ("added", "removed", "renamed", "changed") if counts[kind]]
     return f"principles: {', '.join(told)}" if told else "the same principles"

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
+from constitutional.atomic import write_atomic
 from constitutional.constitution.compose import Composed
 from constitutional.constitution.loader import load_composed
 from constitutional.constitution.source import stop_if_any
-from constitutional.constitution.writing import write_whole
 from constitutional.errors import ConstitutionError
 from constitutional.principles import Principle
 from constitutional.records import Record, short_digest
@@ -91,7 +92,8 @@ def lock(name_or_path: str) -> Path:
         known = {ref: LockedText(digest=text.digest) for ref, text in locked.principles.items()}
     texts = known | {p.ref: LockedText(digest=p.digest, fields=_digests(p)) for p in composed.constitution.principles}
     files = {_name(file.path, composed.path): file.digest for file in composed.extended}
-    write_whole(path, _text(Lock(files=files, principles=texts)).encode("utf-8", "backslashreplace"))
+    text = _text(Lock(files=files, principles=texts))
+    write_atomic(path, text.encode("utf-8", "backslashreplace"), ConstitutionError)
     return path
 
 
@@ -105,9 +107,10 @@ def _changed_texts(composed: Composed, locked: Lock) -> Iterator[LockProblem]:
         fields = tuple(name for name in names if now.get(name) != known.fields.get(name))
         said = " and ".join(f"{name} {_word(name, known.fields, now)}" for name in fields) or "the text changed"
         place, _ = locate(composed.marks, ("principles", index, *fields[:1]))
+        file = shlex.quote(str(composed.path))
         message = (
             f"principles.{index}: '{principle.id}': {said} under the unchanged version {principle.version} "
-            f"(see {lock_path(composed.path).name}): raise it, `constitutional bump {principle.id}`"
+            f"(see {lock_path(composed.path).name}): raise it, `constitutional bump {principle.id} {file}`"
         )
         yield LockProblem(place=place, message=message, principle=principle.id, fields=fields)
 

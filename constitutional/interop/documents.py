@@ -63,11 +63,6 @@ def read_source(path: Path) -> Source:
         raise ConstitutionError(f"{path}:{line}: not valid UTF-8") from error
 
 
-def one_line(message: str) -> str:
-    """A message about a file may quote it: line ends and control characters of what it quotes are escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
-
-
 def principle_of(id: str, title: str | None = None, **fields: Any) -> Principle:
     """A principle from a format without versions; called by its id where there is no title."""
     return Principle(id=id, version=VERSION, title=id if title is None else title, **fields)

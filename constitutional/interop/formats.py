@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from constitutional.errors import ConfigError, nearest
+from constitutional.errors import ConfigError, nearest, one_line
 from constitutional.interop import constitutional_evals, icai, langchain, llm_swarm, model_spec, nemo, paper, traits
-from constitutional.interop.documents import Imported, Source, Written, one_line, read_source
+from constitutional.interop.documents import Imported, Source, Written, read_source
 from constitutional.interop.losses import not_held
 from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from constitutional.errors import ConstitutionError, nearest
+from constitutional.errors import ConstitutionError, nearest, one_line
 from constitutional.interop.comparisons import read_block, write_block
 from constitutional.interop.documents import (
     Imported,
@@ -18,7 +18,6 @@ from constitutional.interop.documents import (
     asked_as,
     constitution_of,
     fitting,
-    one_line,
     principle_of,
 )
 from constitutional.interop.markdown import Section, parts, sections

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from constitutional.errors import ConstitutionError
-from constitutional.interop.documents import Source, one_line
+from constitutional.errors import ConstitutionError, one_line
+from constitutional.interop.documents import Source
 
 
 @dataclass(frozen=True)

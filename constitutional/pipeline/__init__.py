@@ -21,7 +21,14 @@ from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, nearest
 from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
-from constitutional.pipeline.checks import check_ledger, check_models, check_prompts, check_sources, check_steps
+from constitutional.pipeline.checks import (
+    check_constitution,
+    check_ledger,
+    check_models,
+    check_prompts,
+    check_sources,
+    check_steps,
+)
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
@@ -79,7 +86,13 @@ class RunOutcome:
 
 
 def run_recipe(
-    recipe: Recipe, recipe_file: Path, run_folder: Path, *, until: str | None = None, display: Display | None = None
+    recipe: Recipe,
+    recipe_file: Path,
+    run_folder: Path,
+    *,
+    until: str | None = None,
+    display: Display | None = None,
+    accept_constitution: str | None = None,
 ) -> RunOutcome:
     """Runs a recipe in a run folder; what is finished there under the same settings is reused.
 
@@ -89,6 +102,7 @@ def run_recipe(
         run_folder: made when absent, locked while the run lasts.
         until: the last step to run; all when None.
         display: where progress is told.
+        accept_constitution: the name of the recipe's constitution, where the folder was made under another one.
 
     Raises:
         ConstitutionalError: bad input (before anything is written), a failed gate, a training that cannot go on.
@@ -98,6 +112,7 @@ def run_recipe(
     inputs = load_inputs(recipe, recipe_file)
     check_recipe(inputs, until)
     with open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
+        check_constitution(folder.path, inputs.constitution, accept_constitution)
         check_ledger(ledger, list(_current(folder).values()))
         _write_lock(folder, inputs)
         context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent())
@@ -208,5 +223,8 @@ def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
         "git": git_commit(),
     }
     write_atomic(folder.path / "lock.json", json.dumps(lock, indent=2) + "\n")
-    write_atomic(folder.path / "constitution.json", constitution.to_json() + "\n")
+    kept = folder.path / "constitutions" / f"{constitution.digest}.json"  # one for every text a judgment may cite
+    kept.parent.mkdir(exist_ok=True)
+    for path in (kept, folder.path / "constitution.json"):
+        write_atomic(path, constitution.to_json() + "\n")
     write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.prompts))

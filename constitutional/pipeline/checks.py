@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
-from constitutional.errors import ConfigError, DataError, LedgerError
+from constitutional.constitution.diff import diff, summary
+from constitutional.errors import ConfigError, DataError, LedgerError, RunError
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
+from constitutional.principles import Constitution
 from constitutional.records import user
 from constitutional.runs import StageResult
 
@@ -87,6 +90,29 @@ def check_prompts(inputs: Inputs, steps: Sequence[str]) -> None:
             f"{inputs.recipe.prompts.red_team.path}: no held-out red-team prompts: give rows `split: heldout`, or set "
             "prompts.red_team.limit and heldout_limit to hold out the rows after the limit"
         )
+
+
+def check_constitution(run_folder: Path, constitution: Constitution, accepted: str | None) -> None:
+    """A run folder goes on under the constitution it was made under, or under another one that is asked for by name.
+
+    Raises:
+        RunError: another one, and `accepted` is neither its `id@version` nor its digest; says what differs.
+    """
+    path = run_folder / "constitution.json"
+    if not path.exists():
+        return
+    try:
+        before = Constitution.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not a constitution: move the run folder aside") from error
+    if before.digest == constitution.digest or accepted in (constitution.ref, constitution.digest):
+        return
+    name = constitution.digest if before.ref == constitution.ref else constitution.ref
+    raise RunError(
+        f"{run_folder} was made under {before.ref} ({before.digest}), the recipe names {constitution.ref} "
+        f"({constitution.digest}; {summary(diff(before, constitution))}): give another --out, or say "
+        f"--accept-constitution {name} to go on here"
+    )
 
 
 def check_ledger(ledger: Ledger, results: Sequence[StageResult]) -> None:

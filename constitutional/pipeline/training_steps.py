@@ -143,8 +143,8 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Red-team and helpful prompts, preference model → RL-CAI (rewards.jsonl, rl-cai/)."""
     settings = ctx.recipe.rl
     kinds = [ctx.select("red_team", "train"), ctx.select("helpful", "train")]
-    for prompts in kinds:
-        random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(prompts)
+    for kind in kinds:
+        random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(kind)
     prompts = _interleaved(*kinds)
     draw = ctx.sampling("policy", temperature=ctx.recipe.sample.temperature)
     stage = ctx.folder.stage(

@@ -19,8 +19,9 @@ from typing import Self
 
 import filelock
 
+from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import RunError
-from constitutional.runs.atomic import append_line, atomic_file, cannot_write, read_log, write_atomic
+from constitutional.runs.logs import append_line, read_log
 from constitutional.runs.manifest import InputStamp, Manifest, StageResult, load_result, now
 from constitutional.runs.stage import Stage
 

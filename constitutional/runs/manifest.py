@@ -15,7 +15,7 @@ from pydantic import JsonValue
 import constitutional
 from constitutional.errors import RunError
 from constitutional.records import Failure, Record
-from constitutional.runs.atomic import file_digest, read_rows
+from constitutional.runs.logs import file_digest, read_rows
 
 R = TypeVar("R", bound=Record)
 

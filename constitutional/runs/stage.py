@@ -20,9 +20,10 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
+from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import RunError
 from constitutional.records import Failure, Record, canonical_json, short_digest
-from constitutional.runs.atomic import atomic_file, cannot_write, file_digest, json_bytes, read_rows, write_atomic
+from constitutional.runs.logs import file_digest, json_bytes, read_rows
 from constitutional.runs.manifest import (
     DATA,
     FAILURES,

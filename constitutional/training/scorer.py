@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from constitutional.backends.cpu import amx_works
-from constitutional.backends.memory import keep_freed_memory
+from constitutional.backends.cpu import prepare_process
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Dialogue
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
@@ -37,8 +36,7 @@ class PreferenceModel:
         """
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype '{dtype}': expected float32 or bfloat16")
-        amx_works()
-        keep_freed_memory()
+        prepare_process()
         self._tokenizer = open_tokenizer(folder)
         self._max_length, self._batch_tokens = max_length, batch_tokens
         network = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=getattr(torch, dtype))

@@ -12,8 +12,7 @@ import datasets
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from constitutional.backends.cpu import amx_works
-from constitutional.backends.memory import keep_freed_memory
+from constitutional.backends.cpu import prepare_process
 from constitutional.training.folders import replacing, save_merged
 from constitutional.training.fused_head import labelled_positions_only
 from constitutional.training.guards import WeightWatch
@@ -26,8 +25,7 @@ def training_session(output: str | Path) -> Iterator[Path]:
     Yields:
         The folder to train in and save to.
     """
-    amx_works()
-    keep_freed_memory()
+    prepare_process()
     bars = transformers_logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -94,8 +94,8 @@ def silence_telemetry() -> None:
 def _common_defaults() -> dict[str, object]:
     return {
         "use_cpu": not torch.cuda.is_available(),
-        # Weights and optimiser state stay float32; only matrix products are rounded. On AMX units
-        # a step is about three times as fast; without them it is slower, even where the CPU knows bfloat16.
+        # Weights and optimiser state stay float32; only matrix products are rounded. That pays on a GPU and on AMX
+        # units; elsewhere a step gets slower, even where the CPU knows bfloat16 (docs/LOG.md).
         "bf16": fast_dtype() == "bfloat16",
         "activation_checkpointing": False,
         "logging_steps": 1,

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, append-only logs, JSON-lines reading with file:line errors.
+"""Append-only logs and JSON lines, read with file:line errors; digests of files.
 
 Lines are cut at the newline byte only: model text may hold U+2028 or U+0085, which `str.splitlines` would cut at.
 """
@@ -10,12 +10,11 @@ import hashlib
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from constitutional.atomic import cannot_write
 from constitutional.errors import RunError
 from constitutional.records import canonical_json
 
@@ -23,58 +22,6 @@ from constitutional.records import canonical_json
 def json_bytes(value: object) -> bytes:
     r"""Canonical JSON as UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes its JSON escape `\udXXX`."""
     return canonical_json(value).encode("utf-8", "backslashreplace")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that appears under `path`, whole and durable, when the block ends, and not at all if it fails.
-
-    Raises:
-        RunError: the file cannot be written (disk full, no permission); what stood at `path` before still stands.
-    """
-    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temp.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            temp.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from error
-        raise
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file by temporary file, fsync and rename, so that no reader and no crash ever sees half of it.
-
-    Raises:
-        RunError: the file cannot be written; names the path and the reason.
-    """
-    try:
-        data = content.encode("utf-8") if isinstance(content, str) else content
-    except UnicodeEncodeError as error:
-        raise RunError(f"cannot write {path}: {error}") from error
-    with atomic_file(path) as file:
-        file.write(data)
-
-
-def cannot_write(path: Path, error: OSError) -> RunError:
-    """The one-line error for a write that failed."""
-    return RunError(f"cannot write {path}: {error.strerror or error}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename or removal in `folder` durable. Windows has no such call and needs none."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def file_digest(path: Path) -> str:
