@@ -101,6 +101,16 @@ def test_the_fields_that_are_commented_out_can_be_taken_in(here: Path, line: str
     load_constitution("constitution.yaml")
 
 
+def test_the_few_shots_that_are_commented_out_can_be_taken_in(here: Path) -> None:
+    call("init")
+    text = Path("constitution.yaml").read_text()
+    start = text.index("#: few_shots:")
+    block = text[start : text.index("# Other", start)]
+    Path("constitution.yaml").write_text(text.replace(block, block.replace("#: ", "")))
+    few_shots = load_constitution("constitution.yaml").few_shots
+    assert few_shots is not None and len(few_shots.revision) == len(few_shots.comparison) == 1
+
+
 def test_nothing_is_written_over(here: Path) -> None:
     Path("mine.yaml").write_text("dear to me")
     Path("link.yaml").symlink_to("nowhere.yaml")

@@ -80,7 +80,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
         number,
         "evaluate",
         {
-            "principles": [[p.ref, p.comparison_request] for p in principles],
+            "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
             "templates": [ctx.pack.digest("judge")],
             "judge": ctx.identity("judge"),
             "per_comparison": settings.principles_per_comparison,

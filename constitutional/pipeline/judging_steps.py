@@ -172,7 +172,7 @@ def run_judge(
 
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
     return {
-        "principles": [[p.ref, p.comparison_request] for p in principles],
+        "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
         "templates": [ctx.pack.digest("judge")],
         "judge": ctx.identity("judge"),
         "seed": ctx.recipe.seed,
