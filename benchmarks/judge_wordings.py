@@ -1,12 +1,12 @@
-"""Compares wordings of the comparison requests on the constitution's `tuning` examples, which the gate never sees.
+"""Compares ways of wording all comparison requests of a constitution, as `constitutional test --wordings` does.
 
-    python benchmarks/judge_wordings.py [--model embedded:qwen2.5-coder-1.5b] [--limit N] [--other]
+    python benchmarks/judge_wordings.py [--model embedded:qwen2.5-coder-1.5b] [--limit N] [--wordings general broad]
 
-With `--other` each example is asked under the principle seven places further on: that is what a principle drawn at
-random meets most of the time, and a label is no use if the judge then has no opinion.
-
-Prints, per wording: accuracy over both orders with its Wilson interval, order consistency, mean mass of the options.
-The winner's requests are what `constitutions/harmlessness.yaml` ships; docs/LOG.md keeps the table.
+Each way is one wording of every principle; they compete together, chosen on the `tuning` examples and confirmed on the
+`gate` ones (`constitutional/audit/wording_trial.py` says why that is fair). With `--other` each example is asked under
+the principle seven places further on: that is what a principle drawn at random meets most of the time, and a label is
+no use if the judge then has no opinion. The tables of docs/LOG.md of 2026-11-21 were made by an earlier form of this
+file, which looked at the tuning examples only; the shares are the same figures, their intervals there are not widened.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import time
 
+from constitutional.audit.probes import Asking
+from constitutional.audit.wording_candidates import TOGETHER
+from constitutional.audit.wording_table import wording_lines
+from constitutional.audit.wording_trial import Contest, compare_wordings
 from constitutional.backends import open_backend
 from constitutional.constitution import load_constitution
 from constitutional.errors import BackendError
-from constitutional.feedback.gate import labelled_examples, measure_gate
-from constitutional.feedback.judge import judge
-from constitutional.principles import Principle
+from constitutional.principles import Constitution, Principle
 from constitutional.templates import load_pack
 
 
@@ -52,7 +54,14 @@ def broad(principle: Principle) -> str:
     return f"Which response declines to do harm and offers something safe instead, above all: {request}?"
 
 
-WORDINGS = {f.__name__: f for f in (shipped, general, topic, careful, combined, paper, broad)}
+WORDINGS = {f.__name__: f for f in (general, topic, careful, combined, paper, broad)}
+
+
+def with_foreign_examples(constitution: Constitution, places: int = 7) -> Constitution:
+    """Every principle with the examples of the one that stands so many places before it."""
+    principles = constitution.principles
+    moved = [p.model_copy(update={"examples": principles[i - places].examples}) for i, p in enumerate(principles)]
+    return constitution.model_copy(update={"principles": tuple(moved)})
 
 
 def main() -> None:
@@ -60,53 +69,26 @@ def main() -> None:
     parser.add_argument("--model", default="embedded:qwen2.5-coder-1.5b")
     parser.add_argument("--constitution", default="harmlessness")
     parser.add_argument("--pack", default="chat")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=int, help="at most so many examples of a principle and split")
     parser.add_argument("--other", action="store_true")
-    parser.add_argument("--wordings", nargs="*", default=list(WORDINGS))
+    parser.add_argument("--wordings", nargs="*", choices=list(WORDINGS), default=list(WORDINGS))
     arguments = parser.parse_args()
     constitution, pack = load_constitution(arguments.constitution), load_pack(arguments.pack)
-    labelled = labelled_examples(constitution, split="tuning")[: arguments.limit]
     if arguments.other:
-        refs = [p.ref for p in constitution.principles]
-        labelled = [
-            item.model_copy(update={"principles": (refs[(refs.index(item.principles[0]) + 7) % len(refs)],)})
-            for item in labelled
-        ]
+        constitution = with_foreign_examples(constitution)
     try:
         backend = open_backend(arguments.model)
     except BackendError as error:
         print(f"skipped: {error}")
         return
-    print(f"{len(labelled)} tuning examples, judge {backend.model}, templates {pack.ref}")
-    print(
-        f"{'wording':<10}{'accuracy':>10}{'95 % interval':>16}{'consistent':>12}{'first':>8}{'mass':>7}{'seconds':>9}"
-    )
-    for name in arguments.wordings:
-        by_ref = {
-            p.ref: p.model_copy(update={"comparison_request": WORDINGS[name](p)}) for p in constitution.principles
-        }
-        started = time.perf_counter()
-        judgments = list(
-            judge(
-                [item.comparison for item in labelled],
-                assigned=[[by_ref[ref] for ref in item.principles] for item in labelled],
-                backend=backend,
-                pack=pack,
-                seed=0,
-            )
-        )
-        report = measure_gate(
-            labelled, judgments, judge=backend.model, template_digest="", min_order_consistency=0, fallback="stop"
-        )
-        (row,) = report.sources
-        mass = [j.mass for j in judgments if j.mass is not None]
-        first = [(j.p_a if j.order == "ab" else 1 - j.p_a) > 0.5 for j in judgments if j.p_a is not None]
-        interval = f"[{row.interval.low:.2f}, {row.interval.high:.2f}]"
-        print(
-            f"{name:<10}{row.accuracy:>10.2f}{interval:>16}{row.order_consistency:>12.2f}"
-            f"{sum(first) / len(first):>8.2f}{sum(mass) / len(mass):>7.2f}{time.perf_counter() - started:>9.0f}",
-            flush=True,
-        )
+    ways = [shipped, *(WORDINGS[name] for name in arguments.wordings)]
+    asked = [principle for principle in constitution.principles if principle.comparison_request]
+    contest = Contest(TOGETHER, {principle.ref: [way(principle) for way in ways] for principle in asked})
+    started = time.perf_counter()
+    trial = compare_wordings(constitution, [contest], Asking(backend, pack), limit=arguments.limit)
+    print(", ".join(f"wording {number}: {way.__name__}" for number, way in enumerate(ways) if number))
+    print("\n".join(wording_lines(trial)))
+    print(f"{time.perf_counter() - started:.0f} s for {2 * len(trial.questions)} questions")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ the sandbox or into unbounded time or memory. Jinja's own sandbox stands behind 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -20,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from constitutional.errors import TemplateError, nearest
 
 MAX_OUTPUT = 200_000
+MAX_BLOCKS = 64  # far more messages than anyone writes; Jinja takes seconds over thousands
 FILTERS = ("first", "last", "length", "lower", "trim", "upper")
 ATTRIBUTES = ("role", "content", "first", "index", "last")
 _ALLOWED = (
@@ -67,6 +70,11 @@ def compile_template(source: str, path: str) -> CompiledTemplate:
         raise TemplateError(f"{path}:{error.lineno}: {error.message}") from error
     except RecursionError as error:
         raise TemplateError(f"{path}:1: nested too deeply") from error
+    except TemplateError:
+        raise
+    except ValueError as error:  # Python converts no number of thousands of digits
+        digits = max(re.finditer(r"[0-9_]*", source), key=lambda match: len(match[0]))
+        raise TemplateError(f"{path}:{source.count(chr(10), 0, digits.start()) + 1}: number out of range") from error
     blocks = [node for node in tree.body if isinstance(node, nodes.Block)]
     lines = {name: min(n.lineno for n in tree.find_all(nodes.Name) if n.name == name) for name in sorted(names)}
     return CompiledTemplate(
@@ -94,7 +102,9 @@ def render_block(template: CompiledTemplate, block: str, values: Mapping[str, An
                 line = template.blocks[block]
                 raise TemplateError(f"{template.path}:{line}: block '{block}' is longer than {MAX_OUTPUT} characters")
             pieces.append(piece)
-    except (jinja2.TemplateError, TypeError, LookupError) as error:
+    except TemplateError:
+        raise
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
         raise TemplateError(f"{template.path}:{_line(template, error, block)}: {error}") from error
     return "".join(pieces).removesuffix("\n")
 
@@ -122,9 +132,15 @@ def _problems(node: nodes.Node, *, inside_loop: bool) -> Iterator[tuple[int, str
     """What is not allowed, outermost first; what lies inside a refused part is not looked at."""
     refusal = _refusal(node, inside_loop)
     if refusal:
-        yield node.lineno, refusal
+        yield node.lineno or 1, refusal  # what Jinja makes up itself has no line
         return
     top_level = isinstance(node, nodes.Template)
+    blocks = (
+        [child for child in node.body if isinstance(child, nodes.Block)] if isinstance(node, nodes.Template) else []
+    )
+    if len(blocks) > MAX_BLOCKS:
+        yield blocks[MAX_BLOCKS].lineno, f"more than {MAX_BLOCKS} blocks"
+        return
     for child in node.iter_child_nodes():
         if top_level and not isinstance(child, nodes.Block) and not _blank([child]):
             yield _first_line(child), "text outside a block: each message is a block of its own"
@@ -137,6 +153,8 @@ def _problems(node: nodes.Node, *, inside_loop: bool) -> Iterator[tuple[int, str
 def _refusal(node: nodes.Node, inside_loop: bool) -> str | None:
     if not isinstance(node, _ALLOWED):
         return f"'{type(node).__name__.lower()}' is not allowed in a template"
+    if isinstance(node, nodes.Const) and isinstance(node.value, float) and not math.isfinite(node.value):
+        return "number out of range"
     if isinstance(node, nodes.Name) and node.name in ("self", "super"):
         return f"'{node.name}' is not allowed in a template"
     if isinstance(node, nodes.Filter) and node.name not in FILTERS:

@@ -28,6 +28,19 @@ class Interval(Record):
     high: float
 
 
+class Rate(Record):
+    """A share with its interval (Wilson's)."""
+
+    count: int
+    n: int
+    interval: Interval
+
+    @property
+    def share(self) -> float:
+        """count / n; 0 of 0 is 0."""
+        return self.count / self.n if self.n else 0.0
+
+
 class WinRate(Record):
     """Mean outcome of paired comparisons (1 win, 0.5 tie, 0 loss) with its interval."""
 
@@ -59,6 +72,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     if not 0 <= successes <= n:
         raise DataError(f"{successes} successes out of {n} trials: expected 0 <= successes <= n")
     return _score_interval(successes / n if n else 0.5, n, confidence)
+
+
+def rate(count: int, n: int, confidence: float = 0.95) -> Rate:
+    """A share with its `wilson` interval, whose arguments and errors these are."""
+    return Rate(count=count, n=n, interval=wilson(count, n, confidence))
 
 
 def proportion_difference(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> Interval:

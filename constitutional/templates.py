@@ -33,10 +33,9 @@ from constitutional.resources import PACK_FILE, find
 from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_template, render_block
 from constitutional.yamlfile import load_model
 
-TEMPLATES = ("critique", "revise", "revise_direct", "respond", "judge")
-VARIABLES = frozenset(
-    {"conversation", "answer", "critique", "critique_request", "revision_request", "comparison_request", "a", "b"}
-)
+TEMPLATES = ("critique", "revise", "revise_direct", "respond", "judge", "applies")
+_REQUESTS = ("critique_request", "revision_request", "comparison_request", "applies_when")
+VARIABLES = frozenset({"conversation", "answer", "critique", "a", "b", *_REQUESTS})
 MAX_SOURCE = 200_000
 _ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -44,13 +43,18 @@ Value = str | Dialogue
 
 
 class PackSettings(Record):
-    """What `pack.yaml` holds. `options` are the two continuations a judge chooses between, first and second answer."""
+    """What `pack.yaml` holds.
+
+    `options` are the two continuations a judge chooses between, first and second answer; `yes_no` those it chooses
+    between when asked whether a principle applies.
+    """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     title: str
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     options: tuple[str, str]
+    yes_no: tuple[str, str] = (" Yes", " No")
     few_shots: FewShots = NO_SHOTS
 
 
@@ -109,6 +113,11 @@ class TemplatePack:
         """The judge's two continuations."""
         return self.settings.options
 
+    @property
+    def yes_no(self) -> tuple[str, str]:
+        """The judge's two continuations when it is asked whether a principle applies."""
+        return self.settings.yes_no
+
     def required(self, template: str) -> frozenset[str]:
         """Names of the values a template must be given."""
         return self._get(template).required
@@ -119,7 +128,8 @@ class TemplatePack:
 
     def digest(self, template: str) -> str:
         """Changes when the template's source, its few-shots, or a setting of the pack that reaches a model changes."""
-        settings = self.settings.model_dump(mode="json", include={"id", "version", "stop", "options"})
+        options = "yes_no" if template == "applies" else "options"
+        settings = self.settings.model_dump(mode="json", include={"id", "version", "stop", options})
         parts = {"pack": settings, "template": template, "source": self._get(template).source}
         return short_digest(parts | (self.few_shots.texts(KIND_OF[template]) if template in KIND_OF else {}))
 

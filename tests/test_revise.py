@@ -151,11 +151,13 @@ def test_principles_are_drawn_by_prompt_and_round_and_nothing_else():
     one = draw_principles("abc", PRINCIPLES, 4, replacement=True, seed=0)
     assert draw_principles("abc", PRINCIPLES, 4, replacement=True, seed=0) == one
     assert draw_principles("abc", PRINCIPLES, 2, replacement=True, seed=0) == one[:2]
-    draws = [draw_principles(f"{i}", PRINCIPLES, 4, replacement=True, seed=0) for i in range(20_000)]
+    draws = [draw_principles(f"{i}", PRINCIPLES, 4, replacement=True, seed=0) for i in range(100_000)]
     repeated = sum(len({p.id for p in d}) < 4 for d in draws) / len(draws)
-    assert repeated == pytest.approx(1 - 16 * 15 * 14 * 13 / 16**4, abs=0.011)  # three standard errors
+    expected = 1 - 16 * 15 * 14 * 13 / 16**4
+    assert round(expected, 4) == 0.3335
+    assert repeated == pytest.approx(expected, abs=0.0045)  # three standard errors
     counts = collections.Counter(p.id for d in draws for p in d)
-    assert max(counts.values()) / min(counts.values()) < 1.15
+    assert max(counts.values()) / min(counts.values()) < 1.06
     for i in range(50):
         assert len({p.id for p in draw_principles(f"{i}", PRINCIPLES, 16, replacement=False, seed=0)}) == 16
 

@@ -16,6 +16,7 @@ VALUES = {
     "critique_request": "critique it",
     "revision_request": "revise it",
     "comparison_request": "which one?",
+    "applies_when": "requests for weapons",
     "a": "first",
     "b": "second",
 }
@@ -185,6 +186,9 @@ def test_digests_follow_what_reaches_a_model(pack_folder: Path) -> None:
     settings = pack_folder / "pack.yaml"
     settings.write_text(settings.read_text().replace('" A"', '"(A"'))
     assert load_pack(str(pack_folder)).digest("critique") != before.digest("critique")
+    settings.write_text((packaged("prompts") / "chat" / "pack.yaml").read_text() + 'yes_no: [" yes", " no"]\n')
+    other = load_pack(str(pack_folder))  # the answers to one question leave all other questions alone
+    assert {name for name in TEMPLATES if other.digest(name) != before.digest(name)} - {"judge"} == {"applies"}
     assert {template: before.required(template) for template in ("respond", "judge")} == {
         "respond": {"conversation"},
         "judge": {"conversation", "a", "b", "comparison_request"},

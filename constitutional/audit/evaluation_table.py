@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from constitutional.audit.current import open_view
-from constitutional.evaluation.evaluate import Evaluation, Rate
-from constitutional.statistics import Interval
+from constitutional.evaluation.evaluate import Evaluation
+from constitutional.statistics import Interval, Rate
 
 KIND_TITLES = {"red_team": "red-team", "benign": "benign", "helpful": "helpful"}
 

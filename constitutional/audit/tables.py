@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from math import fsum
 
-from constitutional.evaluation.evaluate import Rate
 from constitutional.feedback.label import opinions
 from constitutional.principles import Constitution
 from constitutional.records import Judgment, Outcome, Preference, Record, Revision
-from constitutional.statistics import wilson
+from constitutional.statistics import Rate, wilson
 from constitutional.text_metrics import mean_length
 
 BINS = 10

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import authoring, drafting
+from constitutional.cli import authoring, drafting, testing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -141,6 +141,7 @@ def report(run_folder: RunPath) -> None:
 
 authoring.add(app)
 drafting.add(app)
+testing.add(app)
 
 
 @models.command("list")

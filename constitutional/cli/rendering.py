@@ -47,7 +47,7 @@ def render_command(
             typer.echo()
             needed = room_needed(template, model)
             fits &= len(reading.ids) + needed <= reader.context
-            typer.echo("\n".join(count_lines(reading, reader, needed, pack if template == "judge" else None)))
+            typer.echo("\n".join(count_lines(reading, reader, needed, options_of(template, pack))))
         typer.echo("\n".join(placeholder_lines(shown)))
     if not fits:
         raise typer.Exit(1)
@@ -84,10 +84,15 @@ def room_needed(template: str, model: str) -> int:
     from constitutional.backends.specs import default_sampling
     from constitutional.feedback.judge import OPTION_TOKENS
 
-    return OPTION_TOKENS if template == "judge" else default_sampling(model).max_tokens
+    return OPTION_TOKENS if template in ("judge", "applies") else default_sampling(model).max_tokens
 
 
-def count_lines(reading: Reading, reader: Reader, needed: int, judged_by: TemplatePack | None) -> Iterator[str]:
+def options_of(template: str, pack: TemplatePack) -> tuple[str, ...]:
+    """The continuations a judge chooses between; none where a text is drawn."""
+    return {"judge": pack.options, "applies": pack.yes_no}.get(template, ())
+
+
+def count_lines(reading: Reading, reader: Reader, needed: int, options: tuple[str, ...]) -> Iterator[str]:
     """How long it is, whether it fits, and what in it is not what it looks like."""
     left = reader.context - len(reading.ids)
     start, kept = f"{len(reading.ids)} tokens of {reader.context}", f"{needed} are kept for the answer"
@@ -96,9 +101,9 @@ def count_lines(reading: Reading, reader: Reader, needed: int, judged_by: Templa
     else:
         yield f"{start}: too long by {needed - left} tokens ({kept})"
         yield "nothing is cut: a run does not ask this question and counts the item as a failure"
-    if judged_by is not None:
-        options = " and ".join(f"'{one_line(option)}' ({reader.option_tokens(option)})" for option in judged_by.options)
-        yield f"the judge's options (tokens): {options}"
+    if options:
+        told = " and ".join(f"'{one_line(option)}' ({reader.option_tokens(option)})" for option in options)
+        yield f"the judge's options (tokens): {told}"
     for name, count in sorted(reading.lookalikes.items()):
         yield f"plain text that looks like a control token: {one_line(name)} ({count})"
 

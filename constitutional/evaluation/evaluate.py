@@ -8,24 +8,11 @@ from typing import Literal
 from constitutional.evaluation.answers import SYSTEMS, EvaluatedAnswer, System
 from constitutional.feedback.label import opinions
 from constitutional.records import Comparison, Judgment, Prompt, PromptKind, Record
-from constitutional.statistics import Interval, WinRate, proportion_difference, wilson, win_rate
+from constitutional.statistics import Interval, Rate, WinRate, proportion_difference, rate, win_rate
 from constitutional.text_metrics import boilerplate_share, distinct_n, mean_length
 
 PAIRS: tuple[tuple[System, System], ...] = (("sl-cai", "base"), ("rl-cai", "base"), ("rl-cai", "sl-cai"))
 KINDS: tuple[PromptKind, ...] = ("red_team", "benign", "helpful")
-
-
-class Rate(Record):
-    """A share with its Wilson 95 % interval."""
-
-    count: int
-    n: int
-    interval: Interval
-
-    @property
-    def share(self) -> float:
-        """count / n."""
-        return self.count / self.n if self.n else 0.0
 
 
 class SystemRow(Record):
@@ -112,18 +99,17 @@ def system_rows(answers: Sequence[EvaluatedAnswer]) -> tuple[SystemRow, ...]:
 
 
 def _row(system: System, kind: PromptKind, answers: Sequence[EvaluatedAnswer]) -> SystemRow:
-    def rate(label: str) -> Rate:
-        count = sum(a.label == label for a in answers)
-        return Rate(count=count, n=len(answers), interval=wilson(count, len(answers)))
+    def share_of(label: str) -> Rate:
+        return rate(sum(a.label == label for a in answers), len(answers))
 
     texts, distances = [a.text for a in answers], [a.kl for a in answers if a.kl is not None]
     return SystemRow(
         system=system,
         kind=kind,
-        compliance=rate("compliance"),
-        partial=rate("partial"),
-        refusal=rate("refusal"),
-        empty=rate("empty"),
+        compliance=share_of("compliance"),
+        partial=share_of("partial"),
+        refusal=share_of("refusal"),
+        empty=share_of("empty"),
         mean_words=mean_length(texts),
         distinct_2=distinct_n(texts, 2),
         boilerplate=boilerplate_share(texts),

@@ -19,6 +19,7 @@ REQUESTS = {
     "revise": ("critique_request", "revision_request"),
     "revise_direct": ("revision_request",),
     "judge": ("comparison_request",),
+    "applies": ("applies_when",),
     "respond": (),
 }
 """The templates a preview knows, and what a principle must have for each."""
@@ -28,6 +29,7 @@ SLOTS = {
     "revise": ("prompt", "answer", "critique"),
     "revise_direct": ("prompt", "answer"),
     "judge": ("prompt", "a", "b"),
+    "applies": ("prompt",),
     "respond": ("prompt",),
 }
 """What stands in each besides the requests."""
