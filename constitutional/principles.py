@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from constitutional.few_shots import FewShots, Kind
 from constitutional.records import Record, short_digest
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
@@ -89,6 +90,8 @@ class Principle(Record):
     """Where it takes part."""
     examples: tuple[Example, ...] = ()
     """Labelled comparisons; the gate measures a judge on them."""
+    few_shots: FewShots | None = None
+    """Worked examples shown before what it asks; in place of the constitution's, and of the template pack's."""
     source: str | None = None
     """Where the wording comes from, and under which licence."""
     changelog: tuple[Change, ...] = ()
@@ -107,7 +110,13 @@ class Principle(Record):
     def texts(self) -> dict[str, Any]:
         """The fields the digest is over, as JSON values: those that are given, without id and version."""
         fields = self.model_dump(mode="json", include={"check", *TEXTS})
-        return {name: value for name, value in fields.items() if value is not None and value != []}
+        fields["few_shots"] = self.few_shots.texts() if self.few_shots else {}
+        return {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
+
+    def shown(self, kind: Kind) -> list[dict[str, Any]]:
+        """Its own few-shots of one kind as JSON values, for keys that name what a model was asked: none, no entry."""
+        texts = self.few_shots.texts(kind) if self.few_shots else {}
+        return [texts] if texts else []
 
     @property
     def digest(self) -> str:
@@ -131,7 +140,10 @@ class Constitution(Record):
     template_pack: str = "chat"
     """The prompt templates it was written for."""
     tags: dict[str, str] = Field(default={})
-    """What the constitution means to cover: tag, description. With none declared a principle may carry any tag."""
+    """What the constitution means to cover: tag, description; those of extended files count, too. With none declared a
+    principle may carry any tag."""
+    few_shots: FewShots | None = None
+    """Worked examples shown before every question of a kind; in place of the template pack's."""
     principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
 
     @property
@@ -141,8 +153,12 @@ class Constitution(Record):
 
     @property
     def digest(self) -> str:
-        """Digest over every field, examples included."""
-        return short_digest(self.model_dump(mode="json"))
+        """Digest over every field, examples included; few-shots that are not given leave it as it was without them."""
+        fields = self.model_dump(mode="json")
+        for record in (fields, *fields["principles"]):
+            if record["few_shots"] is None:
+                del record["few_shots"]
+        return short_digest(fields)
 
     def principle(self, ref: str) -> Principle:
         """The principle called `ref` (`id` or `id@version`).

@@ -11,22 +11,26 @@ A last assistant block is a prefill, which the completion continues. The newline
 a closing tag are layout, all else is kept as it stands. Each block is rendered on its own and values are data, so no
 value can begin a message; in a `text`, where turns are only text, the pack's stop sequences inside values lose the
 blank line that makes them turn markers.
+
+Few-shots (constitutional/few_shots.py) stand before the question, after its system messages: each is the same file
+filled with the shot's texts, with its answer behind. A pack's own are in `pack.yaml`, for authors who give none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
 from pydantic import Field
 
 from constitutional.errors import TemplateError, nearest
+from constitutional.few_shots import KIND_OF, NO_SHOTS, FewShots, before_text, before_turns, worked
 from constitutional.records import Dialogue, Message, Record, Role, assistant, short_digest
 from constitutional.resources import PACK_FILE, find
-from constitutional.sandbox import CompiledTemplate, compile_template, render_block
+from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_template, render_block
 from constitutional.yamlfile import load_model
 
 TEMPLATES = ("critique", "revise", "revise_direct", "respond", "judge", "applies")
@@ -51,6 +55,7 @@ class PackSettings(Record):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     options: tuple[str, str]
     yes_no: tuple[str, str] = (" Yes", " No")
+    few_shots: FewShots = NO_SHOTS
 
 
 class Rendered(Record):
@@ -80,6 +85,8 @@ class TemplatePack:
 
     settings: PackSettings
     templates: Mapping[str, Template]
+    few_shots: FewShots
+    """Those in effect: the pack's own, or a constitution's in their place."""
 
     @property
     def id(self) -> str:
@@ -115,22 +122,44 @@ class TemplatePack:
         """Names of the values a template must be given."""
         return self._get(template).required
 
+    def with_few_shots(self, few_shots: FewShots | None) -> TemplatePack:
+        """The same pack with a constitution's few-shots in place of its own, kind by kind."""
+        return replace(self, few_shots=self.few_shots.under(few_shots))
+
     def digest(self, template: str) -> str:
-        """Changes when the template's source, or a setting of the pack that reaches a model, changes."""
+        """Changes when the template's source, its few-shots, or a setting of the pack that reaches a model changes."""
         options = "yes_no" if template == "applies" else "options"
         settings = self.settings.model_dump(mode="json", include={"id", "version", "stop", options})
-        return short_digest({"pack": settings, "template": template, "source": self._get(template).source})
+        parts = {"pack": settings, "template": template, "source": self._get(template).source}
+        return short_digest(parts | (self.few_shots.texts(KIND_OF[template]) if template in KIND_OF else {}))
 
-    def render(self, template: str, **values: Value) -> Rendered:
+    def render(self, template: str, few_shots: FewShots | None = None, **values: Value) -> Rendered:
         """Fills a template.
 
         Args:
             template: one of TEMPLATES.
+            few_shots: a principle's own, in place of the constitution's and the pack's.
             values: texts, and `conversation` as a tuple of messages. More than the template uses may be given.
 
         Raises:
             TemplateError: a value is missing (with the nearest name given), or the text grows too long.
         """
+        question = self._fill(template, values)
+        shots = list(worked(template, self.few_shots.under(few_shots), values, self.options))
+        if not shots:
+            return question
+        filled = [(self._fill(template, shot_values), answer) for shot_values, answer in shots]
+        compiled = self._get(template).compiled
+        if "text" not in compiled.blocks:
+            turns = [(shot.dialogue, shot.opening, answer) for shot, answer in filled]
+            return Rendered(dialogue=before_turns(question.dialogue, turns, template), opening=question.opening)
+        texts = [(shot.dialogue[0].content, str(_without_markers(a, self.stop))) for shot, a in filled]
+        text = before_text(question.dialogue[0].content, texts)
+        if len(text) > MAX_OUTPUT:
+            raise TemplateError(f"{compiled.path}:1: longer than {MAX_OUTPUT} characters with its few-shots")
+        return Rendered(dialogue=(assistant(text),), opening="")
+
+    def _fill(self, template: str, values: Mapping[str, Value]) -> Rendered:
         compiled = self._get(template).compiled
         for name in sorted(self.required(template) - values.keys()):
             line = compiled.variables.get(name) or compiled.blocks["turns"]
@@ -165,7 +194,8 @@ def load_pack(name_or_path: str) -> TemplatePack:
     names = {path.stem for path in folder.glob("*.j2")}
     for name in sorted(names - set(TEMPLATES)):
         raise TemplateError(f"{folder / name}.j2: unknown template '{name}'{nearest(name, TEMPLATES)}")
-    return TemplatePack(settings=settings, templates={name: _load(folder, f"{name}.j2") for name in TEMPLATES})
+    templates = {name: _load(folder, f"{name}.j2") for name in TEMPLATES}
+    return TemplatePack(settings=settings, templates=templates, few_shots=settings.few_shots)
 
 
 def _load(folder: Path, name: str) -> Template:

@@ -123,3 +123,20 @@ def test_export_and_import_again(file: Path, tmp_path: Path) -> None:
     assert "Which response is kinder?" in call("import", out, "--format", "cai-rl")
     with pytest.raises(ConfigError, match="did you mean 'cai-rl'"):
         call("export", file, "--format", "cai-rll")
+
+
+def test_few_shots_come_in_and_go_out_beside_a_constitution(tmp_path: Path) -> None:
+    paper, shots, ours = tmp_path / "paper.json", tmp_path / "shots.json", tmp_path / "ours.yaml"
+    paper.write_text(json.dumps(["\nWhich response is kinder? Options:"]))
+    asked = {"prompt": "\n\nHuman: Hi\n\nAssistant:", "corrects": ["Hello"], "incorrects": ["What?"]}
+    shots.write_text(json.dumps([asked, {**asked, "prompt": "Hi"}]))
+    told = call("import", paper, "--format", "cai-rl", "--few-shots", shots, "--out", ours)
+    assert f"not held: {shots}: few-shot 1: not of the form" in told
+    assert load_constitution(str(ours)).few_shots is not None
+    back, again = tmp_path / "back.json", tmp_path / "again.json"
+    told = call("export", ours, "--format", "cai-rl", "--few-shots", again, "--out", back)
+    assert json.loads(again.read_text()) == [asked] and json.loads(back.read_text()) == json.loads(paper.read_text())
+    assert "few" not in told.replace(str(tmp_path), "")
+    assert "not held: 1 few-shots of a comparison" in call("export", ours, "--format", "cai-rl")
+    with pytest.raises(ConfigError, match="no few-shot format ''"):
+        call("export", ours, "--format", "icai", "--few-shots", again)

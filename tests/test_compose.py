@@ -251,8 +251,8 @@ REFUSED = [
         'extends: base.yaml\nremove: ["a\\nb"]\n"odd\\ekey": 1\n',
         "",
         [
-            r"mine.yaml:6:1: odd\x1bkey: unknown key 'odd\x1bkey' (known: extends, id, override, principles, remove, "
-            "source, tags, template_pack, title, version)"
+            r"mine.yaml:6:1: odd\x1bkey: unknown key 'odd\x1bkey' (known: extends, few_shots, id, override, "
+            "principles, remove, source, tags, template_pack, title, version)"
         ],
     ),
     (

@@ -145,7 +145,12 @@ CASES = [
         [{"id": "my-rule", "title": "My Rule", "critique_request": "Is it kind?", "revision_request": "Be kind."}],
         (),
     ),
-    ("llm-swarm", SWARM, [{"id": "rule-0", "critique_request": "Is it kind?", "revision_request": "Be kind."}], ()),
+    (
+        "llm-swarm",
+        SWARM,
+        [{"id": "rule-0", "critique_request": "Is it kind?", "revision_request": "Be kind."}],
+        ("few-shot 0: not of the form that a constitution's few-shots have",),
+    ),
     (
         "icai",
         ICAI,
@@ -245,7 +250,7 @@ def test_what_a_file_becomes_and_what_is_lost(
     )
     assert imported.lost == lost
     if FORMATS[format][1] is not None and format != "nemo-prompt":
-        exported = export_constitution(imported.constitution, format, few_shots=imported.few_shots, original=path)
+        exported = export_constitution(imported.constitution, format, original=path)
         assert exported.lost == ()
         assert exported.text == file if format == "model-spec" else json.loads(exported.text) == file
 
@@ -382,13 +387,22 @@ def test_paper_requests_are_the_words_of_the_transcript() -> None:
     assert paper_requests(principle) == SL["kind0"]
 
 
-def test_few_shots_beside_the_principles(tmp_path: Path) -> None:
-    imported = import_constitution(_write(tmp_path, SWARM), "llm-swarm")
-    assert [[message.role for message in shot] for shot in imported.few_shots] == [["user"]]  # type: ignore[union-attr]
-    exported = export_constitution(imported.constitution, "langchain", few_shots=imported.few_shots)
-    assert exported.lost == ("1 few-shots",)  # the generated id is its name
-    with pytest.raises(ConstitutionError, match="few-shot 0: llm-swarm holds conversations only"):
-        export_constitution(imported.constitution, "llm-swarm", few_shots=("text",))
+SHOT = ["Hi", "Hello", "Be kinder?", "It is curt.", "Again, please.", "Hello there!"]
+CHAT = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(SHOT)]
+
+
+def test_few_shots_inside_a_file_are_the_constitutions(tmp_path: Path) -> None:
+    file = {**SWARM, "system_chat": [CHAT, [{"role": "user", "content": "Hi"}]]}
+    path = _write(tmp_path, file)
+    imported = import_constitution(path, "llm-swarm")
+    assert imported.lost == ("few-shot 1: not of the form that a constitution's few-shots have",)
+    few_shots = imported.constitution.few_shots
+    assert few_shots is not None and few_shots.revision[0].critique == "It is curt."
+    exported = export_constitution(imported.constitution, "llm-swarm")
+    assert json.loads(exported.text)["system_chat"] == [CHAT] and exported.lost == ()
+    with_original = export_constitution(imported.constitution, "llm-swarm", original=path)
+    assert json.loads(with_original.text) == file  # what could not be held is kept
+    assert export_constitution(imported.constitution, "langchain").lost == ("1 few-shots of a revision",)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,18 @@ from shared_data import sample
 
 from constitutional.constitution import load_constitution
 from constitutional.interop import (
+    BESIDE,
+    add_few_shots,
     export_constitution,
     export_few_shots,
     import_constitution,
     import_few_shots,
     paper_requests,
     to_yaml,
+    write_few_shots,
 )
+from constitutional.records import user
+from constitutional.templates import load_pack
 
 WHOLE = [  # a constitution and its few-shots are all there is in the file
     ("cai_paper/CritiqueRevisionInstructions.json", "cai-sl", 16),
@@ -59,7 +64,7 @@ def _strings(value: object) -> set[str]:
 def test_files_that_are_constitutions_come_back_equal(name: str, format: str, count: int | None) -> None:
     path = sample(name)
     imported = import_constitution(path, format)
-    exported = export_constitution(imported.constitution, format, few_shots=imported.few_shots)
+    exported = export_constitution(imported.constitution, format)
     assert json.loads(exported.text) == _load(path)
     assert list(json.loads(exported.text)) == list(_load(path))  # type: ignore[call-overload]
     assert imported.lost == exported.lost == ()
@@ -178,3 +183,47 @@ def test_few_shots_come_back_equal(name: str, format: str, count: int) -> None:
     shots = import_few_shots(path, format)
     assert len(shots) == count
     assert json.loads(export_few_shots(shots, format)) == _load(path)
+
+
+PAPER = [
+    ("cai_paper/CritiqueRevisionInstructions.json", "cai-sl", "cai_paper/CritiqueRevisionFewShotPrompts.json", 5),
+    ("cai_paper/RLMadisonInstructions.json", "cai-rl", "cai_paper/RLMadisonFewShotPrompts.json", 5),
+    (
+        "constitutions/nemo_aligner_CritiqueRevisionInstructions.json",
+        "nemo-sl",
+        "constitutions/nemo_aligner_few_shot_samples_example.json",
+        2,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "format", "shots", "count"), PAPER)
+def test_a_constitution_holds_the_few_shots_beside_it_byte_for_byte(
+    name: str, format: str, shots: str, count: int, tmp_path: Path
+) -> None:
+    imported = import_constitution(sample(name), format).constitution
+    constitution, lost = add_few_shots(imported, sample(shots), BESIDE[format])
+    held = constitution.few_shots
+    assert lost == [] and held is not None and len(held.revision) + len(held.comparison) == count
+    path = tmp_path / "mine.yaml"
+    path.write_text(to_yaml(constitution), encoding="utf-8", newline="")
+    again = load_constitution(str(path))
+    assert again == constitution
+    text, lost = write_few_shots(again, BESIDE[format])
+    assert json.loads(text) == _load(sample(shots)) and lost == []
+
+
+def test_the_transcript_pack_shows_the_papers_shots_as_they_stand() -> None:
+    imported = import_constitution(sample(PAPER[0][0]), "cai-sl").constitution
+    constitution, _ = add_few_shots(imported, sample(PAPER[0][2]), "cai-sl")
+    pack = load_pack("transcript").with_few_shots(constitution.few_shots)
+    values = {"answer": "a", "critique": "c", "critique_request": "q", "revision_request": "r"}
+    (shown,) = pack.render("revise", conversation=(user("hello"),), **values).dialogue
+    transcripts = [text.removesuffix("\n\nHuman:") for text in _load(sample(PAPER[0][2]))]  # type: ignore[attr-defined]
+    assert shown.content.startswith("".join(transcripts) + "\n\nHuman: hello\n\nAssistant: a")
+
+
+def test_reasoned_shots_have_no_form_and_each_is_told() -> None:
+    imported = import_constitution(sample(PAPER[1][0]), "cai-rl").constitution
+    constitution, lost = add_few_shots(imported, sample("cai_paper/RLMadisonPrecogFewShotPrompts.json"), "cai-cot")
+    assert constitution == imported and len(lost) == 6 and all("not of the form" in line for line in lost)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from constitutional.constitution import load_constitution
 from constitutional.errors import ConstitutionError
+from constitutional.few_shots import ComparisonShot, FewShots, Turn
 from constitutional.interop import to_yaml
 from constitutional.principles import Constitution
 from constitutional.validation import validate
@@ -71,6 +72,7 @@ def test_any_texts_come_back(texts: list[str]) -> None:
 
 def test_every_field_is_written(tmp_path: Path) -> None:
     constitution = _constitution("a")
+    shot = ComparisonShot(conversation=(Turn(role="user", content="q\nr"),), better="b: c", worse="# w")
     full = constitution.principles[0].model_copy(
         update={
             "revision_request": "r",
@@ -82,6 +84,7 @@ def test_every_field_is_written(tmp_path: Path) -> None:
             "source": "me",
             "conflicts": ("other",),
             "lint_ignore": ("no-examples",),
+            "few_shots": FewShots(comparison=(shot,)),
         }
     )
     defaults = {name: field.default for name, field in type(full).model_fields.items()}
@@ -93,7 +96,7 @@ def test_every_field_is_written(tmp_path: Path) -> None:
 
 
 def test_the_shipped_constitutions_come_back() -> None:
-    for name in ("minimal", "harmlessness"):
+    for name in ("minimal", "harmlessness", "helpful_honest", "young_learners"):
         constitution = load_constitution(name)
         assert _again(to_yaml(constitution)) == constitution
 

@@ -121,12 +121,31 @@ def test_revisions_are_judged_against_what_they_revise_when_asked(finished):
     assert code == 0 and "PROBLEM" not in text and labelled[0].judgment_ids[0] in text
 
 
+ASKED = "conversation: [{role: user, content: Hm}]"
+REVISED = f"revision: [{{{ASKED}, answer: No, critique: Curt., revision: 'No, sorry.'}}]"
+COMPARED = f"comparison: [{{{ASKED}, better: sorry no, worse: sure yes}}]"
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "redone"),
     [
         ("constitution.yaml", "is more kind?", "is kinder?", {"gate", "judge", "label", "evaluate"}),
         ("constitution.yaml", "Write a kind answer.", "Write kindly.", {"revise"}),
         ("constitution.yaml", "title: Tiny", "title: Small", set()),
+        ("constitution.yaml", "title: Tiny", f"title: Tiny\nfew_shots: {{{REVISED}}}", {"revise"}),
+        (
+            "constitution.yaml",
+            "title: Tiny",
+            f"title: Tiny\nfew_shots: {{{COMPARED}}}",
+            {"gate", "judge", "label", "evaluate"},
+        ),
+        ("constitution.yaml", "    title: kind\n", f"    title: kind\n    few_shots: {{{REVISED}}}\n", {"revise"}),
+        (
+            "constitution.yaml",
+            "    title: kind\n",
+            f"    title: kind\n    few_shots: {{{COMPARED}}}\n",
+            {"gate", "judge", "label", "evaluate"},
+        ),
         ("help.jsonl", "Prompt help 0", "Prompt help zero", {"helpful"}),
         ("red.jsonl", "Prompt red 2", "Prompt red two", {"answers", "evaluate"}),
         ("model.yaml", "Maybe", "Perhaps", set(DATA)),

@@ -32,6 +32,8 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path):
         "runs/stage.py",
         "audit/report.html.j2",
         "_data/constitutions/minimal.yaml",
+        "_data/constitutions/young_learners.lock",
+        "constitution/starter.yaml",
         "_data/prompts/chat/judge.j2",
     ):
         assert f"constitutional/{needed}" in names
@@ -40,6 +42,8 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path):
     subprocess.run(install, check=True, capture_output=True)
     code = (
         "import constitutional, constitutional.constitution as c, constitutional.templates as t; "
+        "from constitutional.constitution.lock import check_lock; "
+        "assert check_lock('young_learners') == check_lock('helpful_honest') == (); "
         "print(constitutional.__file__, c.load_constitution('harmlessness').ref, t.load_pack('transcript').ref)"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from constitutional.backends import Likelihood
 from constitutional.backends.cpu import prepare_process
-from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.backends.prefix_tree import Pack, pack_sequences
-from constitutional.backends.tokens import encode_continuation, encode_dialogue
+from constitutional.backends.tokens import (
+    context_of,
+    encode_continuation,
+    encode_dialogue,
+    first_line,
+    load_tokenizer,
+)
 from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
@@ -58,11 +63,11 @@ class LocalBackend:
             torch.set_num_threads(threads)
         self.name = name
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = _load_tokenizer(source, name)
+        self.tokenizer = load_tokenizer(source, name)
         self._net = _load_network(source, name, DTYPES[dtype]).to(self.device)
         if dtype == "float32":
             compute_in_float32(self._net)
-        self.context = int(getattr(self._net.config, "max_position_embeddings", 2048))
+        self.context = context_of(self._net.config)
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
         self._tree_nodes = TREE_NODES if _attends_fully(self._net.config) else 0
         self.model = model
@@ -199,15 +204,6 @@ def _length_sorted(prompts: Sequence[Sequence[int]], max_tokens: int) -> list[li
     return batches
 
 
-def _load_tokenizer(source: str | Path, name: str) -> Any:
-    if not is_hub_id(source):
-        check_model_folder(source, name)
-    try:
-        return AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise BackendError(f"{name}: cannot load the tokenizer: {_first_line(error)}") from error
-
-
 def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
     try:
         net = AutoModelForCausalLM.from_pretrained(
@@ -218,7 +214,7 @@ def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"{name}: cannot load the model: {_first_line(error)}") from error
+        raise BackendError(f"{name}: cannot load the model: {first_line(error)}") from error
     return net.eval()
 
 
@@ -235,7 +231,3 @@ def _stop_ids(net: Any, tokenizer: Any) -> list[int]:
     if not stops:
         raise BackendError("the model names no end-of-sequence token")
     return sorted(stops)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.errors import BackendError
 from constitutional.records import Dialogue
 
@@ -52,3 +54,33 @@ def encode_continuation(tokenizer: Any, text: str) -> list[int]:
     if not ids:
         raise BackendError("a continuation whose log-probability is asked for has no tokens")
     return list(ids)
+
+
+def load_tokenizer(source: str | Path, name: str) -> Any:
+    """The tokenizer of a model folder or hub id; no weights are read.
+
+    Args:
+        source: the folder, or the id.
+        name: the spec it was asked for by, used in messages.
+
+    Raises:
+        BackendError: not a usable model folder; says what is missing.
+    """
+    from transformers import AutoTokenizer
+
+    if not is_hub_id(source):
+        check_model_folder(source, name)
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{name}: cannot load the tokenizer: {first_line(error)}") from error
+
+
+def context_of(config: Any) -> int:
+    """The context window in tokens that a model's configuration states; 2048 where it states none."""
+    return int(getattr(config, "max_position_embeddings", 2048))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first: libraries add pages of advice."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

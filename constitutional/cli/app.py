@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import authoring, testing
+from constitutional.cli import authoring, drafting, testing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -140,6 +140,7 @@ def report(run_folder: RunPath) -> None:
 
 
 authoring.add(app)
+drafting.add(app)
 testing.add(app)
 
 

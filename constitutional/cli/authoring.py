@@ -10,6 +10,9 @@ import typer
 
 Name = Annotated[str, typer.Argument(help="A file, or the name of a packaged constitution.", metavar="CONSTITUTION")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ShotsFormat = Annotated[
+    str | None, typer.Option("--few-shots-format", help="Their format, where it does not follow from --format.")
+]
 Output = Annotated[Path | None, typer.Option("--out", help="Write to this file instead of the terminal.")]
 
 
@@ -100,13 +103,19 @@ def diff(
 def import_file(
     path: Annotated[Path, typer.Argument(help="A constitution in another format.", metavar="FILE")],
     format_name: Annotated[str, typer.Option("--format", help="The format; a wrong one lists them.")],
+    few_shots: Annotated[Path | None, typer.Option(help="A file of few-shots to take in, too.")] = None,
+    shots_format: ShotsFormat = None,
     out: Output = None,
 ) -> None:
     """Turn a constitution of another format into one of ours; what ours cannot hold is listed on stderr."""
-    from constitutional.interop import import_constitution, to_yaml
+    from constitutional.interop import BESIDE, add_few_shots, import_constitution, to_yaml
 
     imported = import_constitution(path, format_name)
-    _give(to_yaml(imported.constitution), imported.lost, out)
+    constitution, lost = imported.constitution, [*imported.lost]
+    if few_shots is not None:
+        constitution, more = add_few_shots(constitution, few_shots, shots_format or BESIDE.get(format_name, ""))
+        lost += more
+    _give(to_yaml(constitution), lost, out)
 
 
 def export_file(
@@ -115,13 +124,20 @@ def export_file(
     original: Annotated[
         Path | None, typer.Option(help="The file it was imported from, to keep what else is in it.")
     ] = None,
+    few_shots: Annotated[Path | None, typer.Option(help="Write its few-shots to this file, too.")] = None,
+    shots_format: ShotsFormat = None,
     out: Output = None,
 ) -> None:
     """Turn a constitution into another format; what that cannot hold is listed on stderr."""
     from constitutional.constitution import load_constitution
-    from constitutional.interop import export_constitution
+    from constitutional.interop import BESIDE, export_constitution, write_few_shots
 
-    exported = export_constitution(load_constitution(constitution), format_name, original=original)
+    loaded = load_constitution(constitution)
+    if few_shots is not None:
+        text, lost = write_few_shots(loaded, shots_format or BESIDE.get(format_name, ""))
+        _give(text, lost, few_shots)
+        loaded = loaded.model_copy(update={"few_shots": None})  # these are told of
+    exported = export_constitution(loaded, format_name, original=original)
     _give(exported.text, exported.lost, out)
 
 

@@ -73,6 +73,8 @@ def validate_command(path: Path) -> None:
         changed = check_lock(str(path))
         if changed:
             raise ConstitutionError("\n".join(problem.line for problem in changed))
+        for note in composed.notes:
+            typer.echo(f"note: {note}")
         examples = sum(len(p.examples) for p in constitution.principles)
         principles = len(constitution.principles)
         typer.echo(f"{path}: constitution {constitution.ref}, {principles} principles, {examples} examples: ok")

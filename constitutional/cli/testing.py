@@ -65,7 +65,7 @@ def test(
     from constitutional.templates import load_pack
 
     loaded = load_constitution(constitution)
-    pack = load_pack(templates or loaded.template_pack)
+    pack = load_pack(templates or loaded.template_pack).with_few_shots(loaded.few_shots)
     compared = None
     if wordings is not None:
         if min_accuracy is not None or cross is not None:
@@ -114,7 +114,7 @@ def coverage(
     from constitutional.templates import load_pack
 
     loaded = load_constitution(constitution)
-    pack = load_pack(templates or loaded.template_pack)
+    pack = load_pack(templates or loaded.template_pack).with_few_shots(loaded.few_shots)
     asked = load_prompts(prompts, "helpful", limit=limit)
     with open_display(display) as shown:
         shown.stage("applies")

@@ -1,6 +1,7 @@
 """A composed constitution as one YAML text, with a comment that says which file and line gave each field.
 
-The text reads back as the same constitution. Fields that no file gave have their defaults and are left out.
+The text reads back as the same constitution. Fields that no file gave have their defaults and are left out. What was
+left out because what it names was removed stands in a comment at the top.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def show(composed: Composed) -> str:
     """The constitution as YAML, each field with the place that gave it."""
     files = [str(composed.path), *(str(file.path) for file in composed.extended)]
     lines = [f"# {composed.constitution.ref} of {', '.join(map(one_line, files))}"]
+    lines += [f"# {note}" for note in composed.notes]
     data = composed.constitution.model_dump(mode="json")
     for name in Constitution.model_fields:
         if name != "principles" and (name,) in composed.marks:
@@ -63,6 +65,12 @@ def _field(indent: str, name: str, value: Any, marks: Marks, loc: Loc) -> list[s
         return [f"{indent}{name}: >-{comment}", *(f"{indent}  {line}" for line in wrapped)]
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return [f"{indent}{name}:{comment}", *(line for item in value for line in _item(indent + "  ", item))]
+    if isinstance(value, dict) and value:
+        rows = [(key, one_line(marks.get((*loc, key), marks[loc]))) for key in value]
+        return [
+            f"{indent}{name}:",
+            *(f"{indent}  {quoted(key)}: {quoted(value[key])}  # {place}" for key, place in rows),
+        ]
     return [f"{indent}{name}: {quoted(value)}{comment}"]
 
 

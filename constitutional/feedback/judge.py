@@ -92,12 +92,13 @@ def questions(
                 first, second = (comparison.a, comparison.b) if order == "ab" else (comparison.b, comparison.a)
                 rendered = pack.render(
                     "judge",
+                    principle.few_shots,
                     conversation=comparison.messages,
                     a=first,
                     b=second,
                     comparison_request=principle.comparison_request or "",
                 )
-                asked_for = [principle.ref, principle.comparison_request]
+                asked_for = [principle.ref, principle.comparison_request, *principle.shown("comparison")]
                 key = digest(["logprob", comparison.id, asked_for, template, judge_model, order, *case])
                 asked.append(Question(comparison, principle, order, rendered.dialogue, key, None, conditional))
     return asked

@@ -183,6 +183,7 @@ def _revise_round(
         asked = [
             pack.render(
                 "critique",
+                item.principles[k].few_shots,
                 conversation=item.prompt.messages,
                 answer=item.text,
                 critique_request=item.principles[k].critique_request or "",
@@ -241,9 +242,9 @@ def _revision_question(pack: TemplatePack, item: _Item, principle: Principle, cr
         "revision_request": principle.revision_request or "",
     }
     if critique is None:
-        return pack.render("revise_direct", **values)
+        return pack.render("revise_direct", principle.few_shots, **values)
     values |= {"critique": critique, "critique_request": principle.critique_request or ""}
-    return pack.render("revise", **values)
+    return pack.render("revise", principle.few_shots, **values)
 
 
 def _ask(

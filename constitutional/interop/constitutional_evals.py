@@ -22,7 +22,6 @@ from constitutional.interop.documents import (
 )
 from constitutional.interop.names import slug
 from constitutional.interop.nodes import Node, elements, member, members, other_keys, parse_json, text, to_json
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 SCHEMA = "1.1"
@@ -47,7 +46,7 @@ def read(source: Source) -> Imported:
     return Imported(constitution, lost=tuple(lost))
 
 
-def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write(constitution: Constitution, original: Source | None) -> Written:
     """A file of schema 1.1, or the original with the constitution put in."""
     chosen, left_out = fitting(constitution, lacking("comparison_request"))
     header = {"id": constitution.id, "title": constitution.title, "version": constitution.version}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from constitutional.errors import ConstitutionError
+from constitutional.few_shots import NO_SHOTS, FewShots
 from constitutional.interop.names import slug
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 MAX_BYTES = 64 << 20
@@ -30,7 +30,6 @@ class Imported:
     """A file as a constitution. `lost` says, a line each, what of the file the constitution does not hold."""
 
     constitution: Constitution
-    few_shots: tuple[FewShot, ...] = ()
     lost: tuple[str, ...] = ()
 
 
@@ -68,12 +67,13 @@ def principle_of(id: str, title: str | None = None, **fields: Any) -> Principle:
     return Principle(id=id, version=VERSION, title=id if title is None else title, **fields)
 
 
-def constitution_of(source: Source, principles: Sequence[Principle]) -> Constitution:
+def constitution_of(source: Source, principles: Sequence[Principle], few_shots: FewShots = NO_SHOTS) -> Constitution:
     """A constitution from a file that says nothing of itself: called by the file's name."""
     if not principles:
         raise ConstitutionError(f"{source.name}: holds no principle")
     name = slug(Path(source.name).stem)
-    return Constitution(id=name, version=VERSION, title=name, principles=tuple(principles))
+    given = few_shots if few_shots.texts() else None
+    return Constitution(id=name, version=VERSION, title=name, few_shots=given, principles=tuple(principles))
 
 
 def fitting(

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from constitutional.errors import ConfigError, ConstitutionError, nearest
+from constitutional.errors import ConfigError, ConstitutionError, nearest, one_line
+from constitutional.few_shots import NO_SHOTS, FewShots
 from constitutional.interop.documents import read_source
 from constitutional.interop.nodes import Node, elements, member, members, parse_json, text, to_json
+from constitutional.interop.shot_conversion import as_conversations, as_labelled, as_transcripts, held
 from constitutional.interop.shots import FewShot, LabelledShot
+from constitutional.principles import Constitution
 from constitutional.records import Dialogue, Message, Role
 
 CHAT: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+BESIDE = {"cai-sl": "cai-sl", "cai-rl": "cai-rl", "nemo-sl": "nemo"}
+"""The format of the few-shots that a project keeps beside its constitution, by the constitution's format."""
+
 NEMO: dict[str, Role] = {"System": "system", "User": "user", "Assistant": "assistant"}
 
 
@@ -49,6 +55,31 @@ def export_few_shots(few_shots: Sequence[FewShot], format: str) -> str:
         if not isinstance(shot, shots.kind):
             raise ConstitutionError(f"few-shot {index}: format '{format}' holds no {type(shot).__name__}")
     return to_json(shots.wrap([shots.write(shot) for shot in few_shots]))
+
+
+def add_few_shots(constitution: Constitution, path: Path, format: str) -> tuple[Constitution, list[str]]:
+    """A constitution with the few-shots of a file, in place of its own of that kind, and a line for each not held.
+
+    Raises:
+        ConfigError, ConstitutionError: as `import_few_shots`.
+    """
+    few_shots, lost = held(import_few_shots(path, format))
+    given = (constitution.few_shots or NO_SHOTS).under(few_shots)
+    lost = [f"{one_line(str(path))}: {line}" for line in lost]
+    return constitution.model_copy(update={"few_shots": given if given.texts() else None}), lost
+
+
+def write_few_shots(constitution: Constitution, format: str) -> tuple[str, list[str]]:
+    """The few-shots of a constitution as a file of the format, and a line for each it has no form for.
+
+    Raises:
+        ConfigError: no such format, or one that holds nothing a constitution has.
+    """
+    write = _format(format).form
+    if write is None:
+        raise ConfigError(f"few-shot format '{format}' holds nothing that a constitution's few-shots say")
+    shots, lost = write(constitution.few_shots or NO_SHOTS)
+    return export_few_shots(shots, format), lost
 
 
 def read_dialogue(node: Node, roles: dict[str, Role]) -> Dialogue:
@@ -101,18 +132,21 @@ class _Shots:
     kind: type
     read: Callable[[Node], FewShot]
     write: Callable[[Any], object]
+    form: Callable[[FewShots], tuple[tuple[FewShot, ...], list[str]]] | None = None
+    """A constitution's few-shots in this format; None: it has no form for them."""
     items: Callable[[Node], Node] = lambda root: root
     wrap: Callable[[list[object]], object] = lambda items: items
 
 
 FEW_SHOT_FORMATS = {
-    "cai-sl": _Shots(str, text, lambda shot: shot),
-    "cai-rl": _Shots(LabelledShot, _labelled, lambda shot: shot.model_dump(mode="json")),
+    "cai-sl": _Shots(str, text, lambda shot: shot, as_transcripts),
+    "cai-rl": _Shots(LabelledShot, _labelled, lambda shot: shot.model_dump(mode="json"), as_labelled),
     "cai-cot": _Shots(str, _slotted, lambda shot: {"prompt": shot}),
     "nemo": _Shots(
         tuple,
         lambda node: read_dialogue(node, NEMO),
         lambda shot: write_dialogue(shot, NEMO),
+        as_conversations,
         lambda root: member(root, "samples"),
         lambda items: {"samples": items},
     ),

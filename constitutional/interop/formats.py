@@ -10,11 +10,10 @@ from constitutional.errors import ConfigError, nearest, one_line
 from constitutional.interop import constitutional_evals, icai, langchain, llm_swarm, model_spec, nemo, paper, traits
 from constitutional.interop.documents import Imported, Source, Written, read_source
 from constitutional.interop.losses import not_held
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution
 
 Read = Callable[[Source], Imported]
-Write = Callable[[Constitution, tuple[FewShot, ...], Source | None], Written]
+Write = Callable[[Constitution, Source | None], Written]
 
 FORMATS: dict[str, tuple[Read, Write | None]] = {
     "annotated-pairs": (icai.read_annotated_pairs, None),  # principles without votes are no file of votes
@@ -56,15 +55,12 @@ def import_constitution(path: Path, format: str) -> Imported:
     return replace(imported, lost=tuple(map(one_line, imported.lost)))
 
 
-def export_constitution(
-    constitution: Constitution, format: str, *, few_shots: tuple[FewShot, ...] = (), original: Path | None = None
-) -> Exported:
+def export_constitution(constitution: Constitution, format: str, *, original: Path | None = None) -> Exported:
     """Writes a constitution in another format.
 
     Args:
         constitution: what to write.
         format: a name in `FORMATS`.
-        few_shots: for the formats that hold them beside the principles.
         original: the file the constitution was imported from: what it holds beyond a constitution is kept.
 
     Raises:
@@ -77,11 +73,9 @@ def export_constitution(
     before = read_source(original) if original else None
     if before:
         read(before)  # says what is wrong with it; the writers rely on it
-    written = write(constitution, few_shots, before)
+    written = write(constitution, before)
     again = read(Source(f"{constitution.id}.out", written.text))
     lost = not_held(constitution, written, again.constitution)
-    if again.few_shots != few_shots:
-        lost.append(f"{len(few_shots)} few-shots")
     return Exported(written.text, tuple(map(one_line, lost)))
 
 

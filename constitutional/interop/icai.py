@@ -12,7 +12,6 @@ from typing import Any
 from constitutional.interop.documents import Imported, Source, Written, asked_as, constitution_of, fitting, principle_of
 from constitutional.interop.names import ids_of
 from constitutional.interop.nodes import elements, member, members, other_keys, parse_json, text, to_json
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 REQUEST = "Select the response that "
@@ -42,7 +41,7 @@ def read_standard(source: Source) -> Imported:
     return Imported(constitution_of(source, principles), lost=tuple(lost))
 
 
-def write_standard(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write_standard(constitution: Constitution, original: Source | None) -> Written:
     """A file of standard principles: neighbours with one tag and source are a group."""
     chosen, left_out = fitting(constitution, asked_as(REQUEST))
     before: dict[str, Any] = parse_json(original).value if original else {}

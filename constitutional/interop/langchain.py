@@ -5,7 +5,6 @@ from __future__ import annotations
 from constitutional.interop.documents import Imported, Source, Written, constitution_of, fitting, lacking, principle_of
 from constitutional.interop.names import ids_of, names_of
 from constitutional.interop.nodes import member, members, other_keys, parse_json, text, to_json
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution
 
 KEYS = ("name", "critique_request", "revision_request")
@@ -24,7 +23,7 @@ def read(source: Source) -> Imported:
     return Imported(constitution_of(source, principles), lost=tuple(other_keys(entries.values(), KEYS, "principles")))
 
 
-def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write(constitution: Constitution, original: Source | None) -> Written:
     """A LangChain file."""
     chosen, left_out = fitting(constitution, lacking("critique_request", "revision_request"))
     before = parse_json(original).value if original else {}

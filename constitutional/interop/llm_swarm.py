@@ -5,12 +5,13 @@ A list of nameless critique and revision requests, called `rule-0`, `rule-1` and
 
 from __future__ import annotations
 
-from constitutional.errors import ConstitutionError
+from constitutional.few_shots import NO_SHOTS
 from constitutional.interop.documents import Imported, Source, Written, constitution_of, fitting, lacking, principle_of
 from constitutional.interop.few_shots import CHAT, read_dialogue, write_dialogue
-from constitutional.interop.nodes import elements, member, members, other_keys, parse_json, text, to_json
-from constitutional.interop.shots import FewShot
+from constitutional.interop.nodes import Node, elements, member, members, other_keys, parse_json, text, to_json
+from constitutional.interop.shot_conversion import as_conversations, held
 from constitutional.principles import Constitution
+from constitutional.records import Dialogue
 
 
 def read(source: Source) -> Imported:
@@ -25,28 +26,29 @@ def read(source: Source) -> Imported:
         )
         for index, entry in enumerate(entries)
     ]
-    chats = elements(members(root)["system_chat"]) if "system_chat" in root.value else []
+    few_shots, strange = held(_chats(root))
     lost = [
         *other_keys([root], ("constitutions", "system_chat"), "file"),
         *other_keys(entries, ("critic", "revision"), "principles"),
+        *strange,
     ]
-    few_shots = tuple(read_dialogue(chat, CHAT) for chat in chats)
-    return Imported(constitution_of(source, principles), few_shots, tuple(lost))
+    return Imported(constitution_of(source, principles, few_shots), tuple(lost))
 
 
-def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
-    """An llm-swarm file. llm-swarm reads `system_chat` always, so it is there when there are no few-shots, too.
+def _chats(root: Node) -> list[Dialogue]:
+    chats = elements(members(root)["system_chat"]) if "system_chat" in root.value else []
+    return [read_dialogue(chat, CHAT) for chat in chats]
 
-    Raises:
-        ConstitutionError: a few-shot is no conversation.
-    """
+
+def write(constitution: Constitution, original: Source | None) -> Written:
+    """An llm-swarm file. llm-swarm reads `system_chat` always, so it is there when there are no few-shots, too."""
     chosen, left_out = fitting(constitution, lacking("critique_request", "revision_request"))
-    before = parse_json(original).value if original else {}
-    old = {f"rule-{index}": entry for index, entry in enumerate(before.get("constitutions", []))}
+    before = parse_json(original) if original else None
+    old = {f"rule-{index}": entry for index, entry in enumerate(before.value["constitutions"] if before else [])}
     entries = [{**old.get(p.id, {}), "critic": p.critique_request, "revision": p.revision_request} for p in chosen]
-    chats = []
-    for index, shot in enumerate(few_shots):
-        if not isinstance(shot, tuple):
-            raise ConstitutionError(f"few-shot {index}: llm-swarm holds conversations only")
-        chats.append(write_dialogue(shot, CHAT))
-    return Written(to_json({**before, "constitutions": entries, "system_chat": chats}), tuple(chosen), left_out)
+    few_shots = constitution.few_shots or NO_SHOTS
+    chats = [write_dialogue(chat, CHAT) for chat in as_conversations(few_shots)[0]]
+    if before and held(_chats(before))[0] == few_shots:  # with the chats that are no few-shots of ours
+        chats = before.value.get("system_chat", [])
+    root = {**(before.value if before else {}), "constitutions": entries, "system_chat": chats}
+    return Written(to_json(root), tuple(chosen), left_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from constitutional.few_shots import NO_SHOTS, FewShots
 from constitutional.interop.documents import VERSION, Written
 from constitutional.principles import Constitution, Principle
 
@@ -22,7 +23,9 @@ def not_held(constitution: Constitution, written: Written, again: Constitution) 
     lines = [f"principle '{id}': {reason}" for id, reason in written.left_out.items()]
     for name in Constitution.model_fields:
         value = getattr(constitution, name)
-        if name != "principles" and value not in (getattr(again, name), _DEFAULTS[name]):
+        if name == "few_shots":
+            lines += _lost_shots(value or NO_SHOTS, again.few_shots or NO_SHOTS)
+        elif name != "principles" and value not in (getattr(again, name), _DEFAULTS[name]):
             lines.append(f"{name} of the constitution: {value}")
     if written.principles != tuple(p for p in constitution.principles if p.id not in written.left_out):
         lines.append("the order of the principles")
@@ -32,6 +35,11 @@ def not_held(constitution: Constitution, written: Written, again: Constitution) 
         if ids:
             lines.append(f"{name} of {len(ids)} principles: {_some(ids)}")
     return lines
+
+
+def _lost_shots(before: FewShots, after: FewShots) -> list[str]:
+    kinds = {"revision": (before.revision, after.revision), "comparison": (before.comparison, after.comparison)}
+    return [f"{len(given)} few-shots of a {kind}" for kind, (given, back) in kinds.items() if given and given != back]
 
 
 def _some(ids: Sequence[str]) -> str:

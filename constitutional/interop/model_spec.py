@@ -22,7 +22,6 @@ from constitutional.interop.documents import (
 )
 from constitutional.interop.markdown import Section, parts, sections
 from constitutional.interop.names import slug
-from constitutional.interop.shots import FewShot
 from constitutional.interop.traits import RULE
 from constitutional.principles import Constitution, Principle
 
@@ -43,7 +42,7 @@ def read(source: Source) -> Imported:
     return Imported(constitution_of(source, principles), lost=tuple(_lost(found, ruling)))
 
 
-def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write(constitution: Constitution, original: Source | None) -> Written:
     """A Markdown file of sections. With an original, all of it stays but the sections of principles that changed."""
     preamble, found = sections(original.text) if original else ("", [])
     before = {

@@ -6,7 +6,6 @@ import re
 
 from constitutional.errors import ConstitutionError
 from constitutional.interop.documents import Imported, Source, Written, constitution_of, fitting, principle_of
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 FRAME = """Judge the responses to a prompt by the principles of the CONSTITUTION below. Answer with a dictionary
@@ -34,7 +33,7 @@ def read(source: Source) -> Imported:
     )
 
 
-def write(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write(constitution: Constitution, original: Source | None) -> Written:
     """A system prompt: the original's with its list replaced, or one of our own wording."""
     chosen, left_out = fitting(constitution, _problem)
     items = "\n\n".join(f"  {number}. {p.comparison_request}" for number, p in enumerate(chosen, 1))

@@ -11,7 +11,6 @@ from typing import Any
 from constitutional.interop.documents import Imported, Source, Written, constitution_of, fitting, lacking, principle_of
 from constitutional.interop.names import ids_of, names_of
 from constitutional.interop.nodes import elements, member, members, other_keys, parse_json, text, to_json
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 CRITIQUE = ("\n\nCritiqueRequest: ", "\n\nCritique:")
@@ -42,7 +41,7 @@ def read_sl(source: Source) -> Imported:
     return Imported(constitution_of(source, principles), lost=tuple(lost))
 
 
-def write_sl(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write_sl(constitution: Constitution, original: Source | None) -> Written:
     """The supervised phase's file."""
     chosen, left_out = fitting(constitution, lacking("critique_request", "revision_request"))
     before = parse_json(original).value if original else {}
@@ -61,7 +60,7 @@ def read_rl(source: Source) -> Imported:
     return Imported(constitution_of(source, principles))
 
 
-def write_rl(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write_rl(constitution: Constitution, original: Source | None) -> Written:
     """The RL phase's file."""
     chosen, left_out = fitting(constitution, lacking("comparison_request"))
     return Written(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from constitutional.interop.documents import Imported, Source, Written, asked_as, constitution_of, fitting, principle_of
 from constitutional.interop.names import ids_of, names_of
 from constitutional.interop.nodes import Node, elements, member, members, other_keys, parse_json, text, to_json
-from constitutional.interop.shots import FewShot
 from constitutional.principles import Constitution, Principle
 
 TRAIT = "Which response shows more of this trait of its author?\n\n"
@@ -26,9 +25,7 @@ def read_open_character(source: Source) -> Imported:
     return Imported(constitution_of(source, principles), lost=tuple(other_keys(entries, ("trait",), "traits")))
 
 
-def write_open_character(
-    constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None
-) -> Written:
+def write_open_character(constitution: Constitution, original: Source | None) -> Written:
     """An OpenCharacterTraining file. Without an original its lists of questions are empty."""
     chosen, left_out = fitting(constitution, asked_as(TRAIT))
     before = parse_json(original).value if original else []
@@ -52,7 +49,7 @@ def read_typo(source: Source) -> Imported:
     return Imported(constitution_of(source, principles), lost=tuple(lost))
 
 
-def write_typo(constitution: Constitution, few_shots: tuple[FewShot, ...], original: Source | None) -> Written:
+def write_typo(constitution: Constitution, original: Source | None) -> Written:
     """A file of rules. Without an original each has one antithesis, or none."""
     chosen, left_out = fitting(constitution, _typo_problem)
     before = parse_json(original).value if original else {}

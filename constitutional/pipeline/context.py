@@ -186,6 +186,7 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     composed = load_composed(str(resolve_path(recipe_file, recipe.constitution)))
     constitution, checks = composed.constitution, open_checks(composed)
     pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
+    pack = pack.with_few_shots(constitution.few_shots)
     sources: list[tuple[PromptKind, PromptSource | None]] = [
         ("red_team", recipe.prompts.red_team),
         ("helpful", recipe.prompts.helpful),

@@ -81,7 +81,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
         number,
         "evaluate",
         {
-            "principles": [[p.ref, p.comparison_request] for p in principles],
+            "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
             **ctx.code_key(principles),
             **ctx.case_key([p for p in principles if p.ref not in ctx.checks]),
             "templates": [ctx.pack.digest("judge")],

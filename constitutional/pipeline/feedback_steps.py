@@ -34,7 +34,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         "revise",
         {
             "prompts": ctx.prompts_key(prompts),
-            "principles": [[p.ref, p.critique_request, p.revision_request] for p in principles],
+            "principles": [[p.ref, p.critique_request, p.revision_request, *p.shown("revision")] for p in principles],
             **ctx.code_key(principles),
             **conditions,
             "templates": [ctx.pack.digest(t) for t in templates],

@@ -209,7 +209,7 @@ def _tiers_key(principles: Sequence[Principle], margin: float) -> dict[str, obje
 
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
     return {
-        "principles": [[p.ref, p.comparison_request] for p in principles],
+        "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
         **ctx.code_key(principles),
         "templates": [ctx.pack.digest("judge")],
         "judge": ctx.identity("judge"),
