@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from constitutional.cli.resume import farewell
+
+KEPT = "interrupted; what is finished is kept. Resume with:\n  "
 HEAVY = ("torch", "transformers", "trl", "datasets", "openvino_genai", "pandas", "scipy")
 ROOT = Path(__file__).parents[1]
 
@@ -77,3 +80,16 @@ def test_unknown_commands_and_options_exit_two():
         command = [sys.executable, "-m", "constitutional", *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "my recipe.yaml"], KEPT + "constitutional run 'my recipe.yaml'"),
+        (["judge", "r.yaml"], KEPT + "constitutional judge r.yaml"),
+        (["test", "c", "--ledger=l"], KEPT + "constitutional test c --ledger=l"),
+        (["test", "c", "--judge", "run"], "interrupted. Start again with:\n  constitutional test c --judge run"),
+    ],
+)
+def test_an_interrupted_command_claims_to_keep_only_what_it_keeps(arguments, said):
+    assert farewell(arguments) == said

@@ -37,9 +37,9 @@ def main() -> None:
             raise
         _leave(1, f"error: {error}")
     except Stopped as stop:
-        from constitutional.cli import resume
+        from constitutional.cli.resume import farewell
 
-        _leave(stop.exit_code, f"interrupted; what is finished is kept. Resume with:\n  {resume.command()}")
+        _leave(stop.exit_code, farewell(sys.argv[1:]))
     except Exception as error:
         # the argument parser's own errors know how to show themselves and what to exit with
         if hasattr(error, "show") and hasattr(error, "exit_code"):

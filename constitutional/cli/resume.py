@@ -1,11 +1,21 @@
-"""The command that takes an interrupted run up again: the very command that was given."""
+"""What an interrupted command leaves, and the command that takes it up again: the very one that was given."""
 
 from __future__ import annotations
 
 import shlex
-import sys
+from collections.abc import Sequence
+from typing import get_args
 
 
-def command() -> str:
-    """The command line of this process, quoted for a shell."""
-    return shlex.join(["constitutional", *sys.argv[1:]])
+def farewell(arguments: Sequence[str]) -> str:
+    """What to say when a command is stopped.
+
+    Args:
+        arguments: those it was given, without the program's name.
+    """
+    from constitutional.settings import StageName
+
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    keeps = command in ("run", *get_args(StageName)) or any(word.split("=")[0] == "--ledger" for word in arguments)
+    said = "interrupted; what is finished is kept. Resume with:" if keeps else "interrupted. Start again with:"
+    return f"{said}\n  {shlex.join(['constitutional', *arguments])}"
