@@ -141,7 +141,8 @@ class PmSettings(Record):
 
     `contrast` adds, per labelled red-team comparison, that many helpful prompts with the policy's own answer preferred
     to a refusal written for another prompt: without helpful comparisons the preference model learns that refusing is
-    always better (the paper mixes in human ones).
+    always better (the paper mixes in human ones). Their p is the judge's own mean p on the gate's comparisons that it
+    got right (1 where no judge labels).
     """
 
     contrast: Annotated[float, Field(ge=0)] = 0.0

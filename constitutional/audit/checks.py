@@ -9,6 +9,7 @@ from constitutional.audit.index import Entry, Index
 from constitutional.audit.trace_node import Fact, check
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.feedback.checked import compare_scores
+from constitutional.feedback.gate import Labelled, sureness
 from constitutional.feedback.label import opinions
 from constitutional.feedback.options import option_probability
 from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
@@ -36,6 +37,8 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
         all(j.comparison_id == preference.comparison_id for j in judgments), "it cites judgments of another comparison"
     )
     found = opinions(judgments).get(preference.comparison_id, [])
+    if preference.rule == "contrast":
+        return facts + _sureness_agrees(ix, preference)
     if preference.p_a is None or not found:
         return facts
     weights = {p.ref: p.weight if preference.rule == "weighted" else 1.0 for p in ix.view.constitution.principles}
@@ -43,6 +46,16 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
     p_a = sum(w * o.p_a for w, o in zip(share, found, strict=True)) / sum(share)
     facts.append(("made again from its judgments", f"{p_a:.4f}"))
     return facts + check(abs(p_a - preference.p_a) < _CLOSE, f"its judgments give {p_a:.4f}, not {preference.p_a:.4f}")
+
+
+def _sureness_agrees(ix: Index, preference: Preference) -> list[Fact]:
+    """A contrast pair's p against the judge's answers in the gate; it is certain where no judge labels."""
+    gate = ix.view.step("gate")
+    if gate is None or preference.p_a in (None, 1.0):
+        return []
+    p = sureness(ix.view.rows("gate", "labelled.jsonl", Labelled), gate.records(Judgment))
+    facts = [("p of contrast pairs", f"{p:.4f}, the judge's mean on the comparisons of the gate it got right")]
+    return facts + check(abs(p - (preference.p_a or 0)) < _CLOSE, f"the gate gives {p:.4f}, not {preference.p_a:.4f}")
 
 
 def probability_agrees(judgment: Judgment) -> list[Fact]:

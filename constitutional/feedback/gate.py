@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Literal
 
 from constitutional.errors import GateError
@@ -190,6 +191,22 @@ def measure_gate(
         reasons=tuple(reasons),
         labels="judge" if passed else "provenance" if fallback == "provenance" else "none",
     )
+
+
+def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment]) -> float:
+    """How sure the judge is where it is right: its mean p of the better answer, over both orders.
+
+    Raises:
+        GateError: it is right nowhere.
+    """
+    by_comparison = opinions(judgments)
+    given = [
+        o for item in labelled for o in by_comparison.get(item.comparison.id, []) if o.principle in item.principles
+    ]
+    right = [opinion.p_a for opinion in given if opinion.p_a > CHANCE]
+    if not right:
+        raise GateError("the judge is right on none of its labelled comparisons: there is no telling how sure it is")
+    return fsum(right) / len(right)
 
 
 def require(report: GateReport) -> None:

@@ -130,11 +130,17 @@ def _why(outcomes: set[Outcome]) -> str:
     return "no principle was judged in both orders"
 
 
-def label_by_origin(comparisons: Sequence[Comparison]) -> Iterator[Preference]:
+def label_by_origin(comparisons: Sequence[Comparison], *, contrast: float = 1.0) -> Iterator[Preference]:
     """Labels without a judge, by where the answers come from; `a` is preferred.
 
-    `provenance`: a revision over the answer it revises. `contrast`: a helpful answer over a reply to another prompt.
+    `provenance`: a revision over the answer it revises, for certain. `contrast`: a helpful answer over a reply to
+    another prompt.
+
+    Args:
+        comparisons: what is to be labelled.
+        contrast: the p of contrast pairs. Beside judged labels it is best the judge's own (`sureness`): pairs that are
+            certain outweigh any number of judgments, and a preference model learns from them alone (docs/LOG.md).
     """
     for comparison in comparisons:
-        rule = "contrast" if comparison.origin == "contrast" else "provenance"
-        yield Preference(comparison_id=comparison.id, p_a=1.0, rule=rule, judgment_ids=(), principles=())
+        rule, p_a = ("contrast", contrast) if comparison.origin == "contrast" else ("provenance", 1.0)
+        yield Preference(comparison_id=comparison.id, p_a=p_a, rule=rule, judgment_ids=(), principles=())

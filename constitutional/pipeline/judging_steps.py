@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from constitutional.config import resolve_path
 from constitutional.errors import ConfigError
-from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate
+from constitutional.feedback.gate import (
+    GateReport,
+    Labelled,
+    labelled_examples,
+    labelled_pairs,
+    measure_gate,
+    sureness,
+)
 from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
@@ -99,12 +106,9 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "rule": rule if by_judge else "provenance",
             "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
-            **(
-                {"tiers": [[p.ref, p.tier] for p in principles], "margin": margin}
-                if by_judge and rule == "tiers"
-                else {}
-            ),
+            **(_tiers_key(principles, margin) if by_judge and rule == "tiers" else {}),
             "contrast": contrast,
+            **({"contrast_p": "sureness"} if contrast and by_judge else {}),
             "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
         },
@@ -118,13 +122,16 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     else:
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
         judgments, asked = [], set()
+    sure = 1.0
+    if contrast and by_judge:
+        sure = sureness(done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment))
     if contrast and usable:
         comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
         judged = [c for c in chunk if c.id in asked]
         yield from label(judged, judgments, principles=principles, rule=rule, margin=margin, seed=ctx.recipe.seed)
-        yield from label_by_origin([c for c in chunk if c.id not in asked])
+        yield from label_by_origin([c for c in chunk if c.id not in asked], contrast=sure)
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
     if stage.result() is None:
