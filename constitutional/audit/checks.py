@@ -24,8 +24,8 @@ def parents_agree(ix: Index, comparison: Comparison) -> list[Fact]:
     texts: list[str] = []
     for record in found:
         if isinstance(record, Revision):
-            texts += [record.final, record.initial]
-        elif isinstance(record, EvaluatedAnswer):
+            texts += [record.final] if comparison.origin == "contrast" else [record.final, record.initial]
+        elif isinstance(record, Answer | EvaluatedAnswer):
             texts.append(record.text)
     same = not texts or texts == [comparison.a, comparison.b]
     return check(same, "its texts are not those of the records it names")
