@@ -15,7 +15,7 @@ from recipes import write_recipe
 from constitutional import __version__
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "03_own_check"
+EXAMPLE = ROOT / "examples" / "02_own_check"
 
 
 @pytest.fixture(scope="module")
