@@ -12,6 +12,8 @@ from constitutional.records import Record, short_digest
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
 Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
 Phase = Literal["revise", "judge", "evaluate"]
+CHECK = r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z0-9][\w.-]*)$"
+"""How a check is named: `package.module:callable`, or the name of an entry point."""
 
 TEXTS = (
     "critique_request",
@@ -68,13 +70,20 @@ class Principle(Record):
     score_request: str | None = None
     """Asks for a grade of one answer."""
     applies_when: str | None = None
-    """Which prompts the principle is about; None is all of them."""
-    check: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    """`package.module:callable`, code that scores an answer."""
+    """Which prompts the principle is about; None is all of them.
+
+    The judge is asked of each prompt before the principle revises or judges an answer to it.
+    """
+    check: Annotated[str, Field(pattern=CHECK)] | None = None
+    """Code that scores an answer: `package.module:callable`, or a name an installed package registered for it.
+
+    It decides whether an answer needs a revision, judges comparisons in the place of `comparison_request`, and the
+    evaluation counts the answers that pass it.
+    """
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Its share in the label rule `weighted`."""
     tier: Annotated[int, Field(ge=1)] = 1
-    """Rank of authority, 1 the highest: a lower tier decides only what the higher ones leave open."""
+    """Rank of authority, 1 the highest; in the label rule `tiers` a lower tier decides what higher ones leave open."""
     tags: tuple[str, ...] = ()
     """What it covers."""
     phases: tuple[Phase, ...] = ("revise", "judge", "evaluate")

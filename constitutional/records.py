@@ -11,7 +11,14 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Role = Literal["system", "user", "assistant"]
 PromptKind = Literal["red_team", "helpful", "benign"]
@@ -144,6 +151,10 @@ class Answer(Identified):
     usage: Usage
 
 
+UNREVISED = frozenset({"not_needed", "not_applicable"})
+"""Flags of a round in which nothing was written: the principle's check passes the answer, or says nothing of it."""
+
+
 class RevisionRound(Record):
     """One critique and revision under one principle."""
 
@@ -154,9 +165,24 @@ class RevisionRound(Record):
     flags: tuple[str, ...]
     candidate: int
     critique_seed: int | None
-    revision_seed: int
+    revision_seed: int | None
     usage: Usage
     """Of the critique and of every draft, the ones not taken included."""
+    check_score: float | None = None
+    """What the principle's check said of the answer before; None without a check, or where it does not apply."""
+
+    @property
+    def unrevised(self) -> bool:
+        """True when the check saw no need of a revision: `revision` is the answer as it was."""
+        return not UNREVISED.isdisjoint(self.flags)
+
+    @model_serializer(mode="wrap")
+    def _without_absent_score(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Rounds without a check are written, and digested, as they were before there were checks."""
+        fields: dict[str, object] = handler(self)
+        if self.check_score is None:
+            fields.pop("check_score", None)
+        return fields
 
 
 class Revision(Identified):
@@ -174,13 +200,18 @@ class Revision(Identified):
 
     @property
     def final(self) -> str:
-        """The last revision."""
-        return self.rounds[-1].revision
+        """The last revision; the first answer where no principle applied."""
+        return self.rounds[-1].revision if self.rounds else self.initial
+
+    @property
+    def revised(self) -> tuple[RevisionRound, ...]:
+        """The rounds in which a revision was written: all of them where no principle is code."""
+        return tuple(step for step in self.rounds if not step.unrevised)
 
     @property
     def usable(self) -> bool:
-        """True when the last revision carries no artefact flag."""
-        return not self.rounds[-1].flags
+        """True when a revision was written and the last one carries no artefact flag."""
+        return bool(self.revised) and not self.revised[-1].flags
 
 
 class Comparison(Identified):
@@ -212,7 +243,7 @@ class Judgment(Identified):
     principle_digest: str
     template_digest: str
     judge: str
-    mode: Literal["logprob"]
+    mode: Literal["logprob", "check", "applies"]
     order: Order
     outcome: Outcome
     p_a: Annotated[float, Field(ge=0, le=1)] | None

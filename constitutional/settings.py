@@ -127,9 +127,13 @@ class GateSettings(Record):
 
 
 class LabelSettings(Record):
-    """The rule that turns judgments into a soft label."""
+    """The rule that turns judgments into a soft label.
 
-    rule: Literal["sampled", "mean", "weighted"] = "mean"
+    `margin` is for the rule `tiers`: how far from one half the mean opinion of a tier must be to decide.
+    """
+
+    rule: Literal["sampled", "mean", "weighted", "tiers"] = "mean"
+    margin: Annotated[float, Field(ge=0, le=0.5)] = 0.1
 
 
 class PmSettings(Record):
@@ -137,7 +141,8 @@ class PmSettings(Record):
 
     `contrast` adds, per labelled red-team comparison, that many helpful prompts with the policy's own answer preferred
     to a refusal written for another prompt: without helpful comparisons the preference model learns that refusing is
-    always better (the paper mixes in human ones).
+    always better (the paper mixes in human ones). Their p is the judge's own mean p on the gate's comparisons that it
+    got right (1 where no judge labels).
     """
 
     contrast: Annotated[float, Field(ge=0)] = 0.0

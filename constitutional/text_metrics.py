@@ -16,6 +16,9 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 Ngram = tuple[str, ...]
 
+REPETITION_SHARE = 0.25
+"""Share of repeated 4-grams from which a text counts as looping."""
+
 
 def words(text: str) -> list[str]:
     """The words of a text, lower-cased, in order."""

@@ -220,7 +220,7 @@ REFUSED = [
         "",
         [
             "mine.yaml:5:35: principles.0.comparison_request: principle 'kind' has no request (give one of "
-            "critique_request, revision_request, comparison_request)"
+            "critique_request, revision_request, comparison_request, check)"
         ],
     ),
     (

@@ -6,9 +6,10 @@ import pytest
 
 from constitutional.backends import open_backend
 from constitutional.errors import BackendError, GateError
-from constitutional.feedback.gate import labelled_examples, measure_gate, require
-from constitutional.feedback.judge import choose_principles, judge, option_probability, questions
+from constitutional.feedback.gate import labelled_examples, measure_gate, require, sureness
+from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_origin, opinions
+from constitutional.feedback.options import option_probability
 from constitutional.feedback.sample import sample
 from constitutional.principles import Constitution, Example, Principle
 from constitutional.records import Comparison, Failure, Prompt, Sampling, user
@@ -140,6 +141,24 @@ def test_label_rules_against_hand_computed_values(tmp_path):
 def test_provenance_labels_need_no_judge():
     (found,) = label_by_origin([comparison()])
     assert found.p_a == 1.0 and found.rule == "provenance" and found.judgment_ids == ()
+    pair = comparison().model_copy(update={"origin": "contrast"})
+    assert [p.p_a for p in label_by_origin([pair])] == [1.0]
+    assert [(p.p_a, p.rule) for p in label_by_origin([pair, comparison()], contrast=0.7)] == [
+        (0.7, "contrast"),
+        (1.0, "provenance"),
+    ]
+
+
+def test_how_sure_a_judge_is_where_it_is_right(tmp_path):
+    examples = labelled_examples(constitution(3))
+    rules = "likelihood:\n" + "".join(
+        f"  - {{contains: Q{i}, keyword: sorry, p: {p}}}\n" for i, p in enumerate((0.9, 0.2, 0.6))
+    )
+    ref = constitution(3).principles[0]
+    found = ask(scripted(tmp_path, rules), [e.comparison for e in examples], [ref])
+    assert sureness(examples, found) == pytest.approx((0.9 + 0.6) / 2)
+    with pytest.raises(GateError, match="right on none"):
+        sureness(examples[1:2], found)
 
 
 def test_assigned_principles_depend_on_the_comparison_alone():

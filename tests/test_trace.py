@@ -104,6 +104,18 @@ def test_an_sl_answer_goes_down_to_the_principles_it_was_revised_under(run: Path
         assert facts(cited[principle.ref], "revision_request") == [principle.revision_request]
 
 
+def test_the_label_of_a_contrast_pair_goes_down_to_the_gate(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "in")
+    run_recipe(load_recipe(recipe, ["pm.contrast=1"]), recipe, tmp_path / "run", until="label")
+    rows = [row for row in raw_rows(tmp_path / "run", "label", "data.jsonl") if row["rule"] == "contrast"]
+    assert rows and {round(float(str(row["p_a"])), 6) for row in rows} == {
+        0.85
+    }  # the scripted judge's, on every example
+    tree = trace(tmp_path / "run", str(rows[0]["id"]))
+    assert problems(tree) == []
+    assert facts(tree, "p of contrast pairs")[0].startswith("0.8500, the judge's mean on the comparisons of the gate")
+
+
 def test_the_steps_of_a_run_of_the_pipeline_itself(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "in")
     whole = run_recipe(load_recipe(recipe, ()), recipe, tmp_path / "run")

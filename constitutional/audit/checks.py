@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from constitutional.audit.index import Entry, Index
 from constitutional.audit.trace_node import Fact, check
 from constitutional.evaluation.answers import EvaluatedAnswer
-from constitutional.feedback.judge import option_probability
+from constitutional.feedback.checked import compare_scores
+from constitutional.feedback.gate import Labelled, sureness
 from constitutional.feedback.label import opinions
+from constitutional.feedback.options import option_probability
 from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
 from constitutional.training.rows import PreferenceRow, SftRow
 
@@ -21,8 +24,8 @@ def parents_agree(ix: Index, comparison: Comparison) -> list[Fact]:
     texts: list[str] = []
     for record in found:
         if isinstance(record, Revision):
-            texts += [record.final, record.initial]
-        elif isinstance(record, EvaluatedAnswer):
+            texts += [record.final] if comparison.origin == "contrast" else [record.final, record.initial]
+        elif isinstance(record, Answer | EvaluatedAnswer):
             texts.append(record.text)
     same = not texts or texts == [comparison.a, comparison.b]
     return check(same, "its texts are not those of the records it names")
@@ -34,6 +37,8 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
         all(j.comparison_id == preference.comparison_id for j in judgments), "it cites judgments of another comparison"
     )
     found = opinions(judgments).get(preference.comparison_id, [])
+    if preference.rule == "contrast":
+        return facts + _sureness_agrees(ix, preference)
     if preference.p_a is None or not found:
         return facts
     weights = {p.ref: p.weight if preference.rule == "weighted" else 1.0 for p in ix.view.constitution.principles}
@@ -43,8 +48,23 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
     return facts + check(abs(p_a - preference.p_a) < _CLOSE, f"its judgments give {p_a:.4f}, not {preference.p_a:.4f}")
 
 
+def _sureness_agrees(ix: Index, preference: Preference) -> list[Fact]:
+    """A contrast pair's p against the judge's answers in the gate; it is certain where no judge labels."""
+    gate = ix.view.step("gate")
+    if gate is None or preference.p_a in (None, 1.0):
+        return []
+    p = sureness(ix.view.rows("gate", "labelled.jsonl", Labelled), gate.records(Judgment))
+    facts = [("p of contrast pairs", f"{p:.4f}, the judge's mean on the comparisons of the gate it got right")]
+    return facts + check(abs(p - (preference.p_a or 0)) < _CLOSE, f"the gate gives {p:.4f}, not {preference.p_a:.4f}")
+
+
 def probability_agrees(judgment: Judgment) -> list[Fact]:
-    """The p of a judgment against its own log-probabilities and order."""
+    """The p of a judgment against its own log-probabilities and order, or the scores of a check."""
+    if judgment.mode == "check" and judgment.outcome != "error":
+        scores = json.loads(judgment.raw or "{}")
+        outcome = compare_scores(scores.get("a"), scores.get("b"))
+        agrees = outcome == (judgment.outcome, judgment.p_a)
+        return check(agrees, f"its scores give {outcome[0]}, p of a {outcome[1]}")
     if judgment.p_a is None or len(judgment.logprobs) != 2:
         return []
     first = option_probability(judgment.logprobs)[1]

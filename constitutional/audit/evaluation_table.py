@@ -17,7 +17,7 @@ def render_evaluation(run_folder: Path) -> str:
     if result is None:
         return ""
     evaluation = Evaluation.model_validate_json((result.folder / "evaluation.json").read_bytes())
-    return "\n".join([*_rates(evaluation), "", *_changes(evaluation), "", *_wins(evaluation)])
+    return "\n".join([*_rates(evaluation), "", *_changes(evaluation), "", *_wins(evaluation), *_checks(evaluation)])
 
 
 def _rates(evaluation: Evaluation) -> list[str]:
@@ -48,6 +48,16 @@ def _wins(evaluation: Evaluation) -> list[str]:
         f"{_interval(w.rate.interval)} of {w.rate.n}" + (f", {w.unusable} unusable" if w.unusable else "")
         for w in evaluation.wins
     ]
+
+
+def _checks(evaluation: Evaluation) -> list[str]:
+    lines = [
+        f"{KIND_TITLES[row.kind]}: {row.system} passes {row.principle} {_rate(row.passed)}"
+        + (f", {row.not_applicable} not applicable" if row.not_applicable else "")
+        + (f", {row.errors} errors" if row.errors else "")
+        for row in evaluation.checks
+    ]
+    return ["", *lines] if lines else []
 
 
 def _rate(rate: Rate) -> str:

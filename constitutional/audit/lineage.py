@@ -26,6 +26,8 @@ from constitutional.audit.trace_node import (
     where,
 )
 from constitutional.evaluation.answers import EvaluatedAnswer
+from constitutional.evaluation.checked import CheckScore
+from constitutional.feedback.applies import Applicability
 from constitutional.feedback.gate import Labelled
 from constitutional.records import Answer, Comparison, Judgment, Preference, Prompt, Revision, RevisionRound
 from constitutional.runs import StageResult
@@ -78,15 +80,30 @@ def _revision(ix: Index, revision: Revision) -> TraceNode:
     facts += [("seed", str(revision.seed)), ("first answer", revision.initial)]
     facts += [("first answer ended", revision.initial_finish)]
     rounds = tuple(_round(ix, i, step) for i, step in enumerate(revision.rounds, start=1))
-    title = f"{len(revision.rounds)} round(s), {'usable' if revision.usable else 'flagged'}"
+    facts += _verdicts(ix, revision.prompt_id)
+    how = "usable" if revision.usable else "flagged" if revision.revised else "the answer stays as it was"
+    title = f"{len(revision.rounds)} round(s), {how}"
     prompt = prompt_node(ix, revision.prompt_id)
     return TraceNode(kind="revision", id=revision.id, title=title, facts=tuple(facts), children=(prompt, *rounds))
+
+
+def _verdicts(ix: Index, prompt_id: str) -> list[Fact]:
+    """What the judge said to whether principles apply to a prompt, where it was asked before revising."""
+    step = ix.view.step("revise")
+    files = [name for name in step.manifest.outputs if name.startswith("applies-")] if step else []
+    said = [verdict for name in files for verdict in ix.view.rows("revise", name, Applicability)]
+    return [
+        (f"applies: {verdict.principle}", verdict.outcome if verdict.p_applies is None else f"{verdict.p_applies:.4f}")
+        for verdict in said
+        if verdict.prompt_id == prompt_id
+    ]
 
 
 def _round(ix: Index, number: int, step: RevisionRound) -> TraceNode:
     facts = [("critique", step.critique or "none asked for"), ("revision", step.revision)]
     facts += [("flags", ", ".join(step.flags) or "none"), ("candidate", str(step.candidate + 1))]
     facts += seed_facts(critique=step.critique_seed, revision=step.revision_seed)
+    facts += [("score by its check", f"{step.check_score:.4f}")] if step.check_score is not None else []
     principle = principle_node(ix, step.principle, step.principle_digest, ("critique_request", "revision_request"))
     title = f"under {step.principle}"
     return TraceNode(kind="round", id=str(number), title=title, facts=tuple(facts), children=(principle,))
@@ -137,14 +154,25 @@ def _judgment(ix: Index, judgment: Judgment, *, whole: bool) -> TraceNode:
     logprobs = ", ".join(f"{value:.4f}" for value in judgment.logprobs) or "none"
     facts: list[Fact] = [("order", judgment.order), ("outcome", judgment.outcome), ("p of a", p)]
     facts += [("log-probabilities", logprobs), ("mass", mass), ("mode", judgment.mode), ("key", judgment.key)]
-    facts += model_facts(ix, "judge", judgment.judge, "judge") + template_facts(ix, [judgment.template_digest])
+    facts += _asked(ix, judgment)
     facts += [("seed", str(judgment.seed)), *ledger_facts(ix, judgment)]
     facts += probability_agrees(judgment)
-    children = [principle_node(ix, judgment.principle, judgment.principle_digest, ("comparison_request",))]
+    requests = ("comparison_request", "applies_when")
+    children = [principle_node(ix, judgment.principle, judgment.principle_digest, requests)]
     if whole:
         children.append(_follow(ix, "comparison", judgment.comparison_id))
     title = f"{judgment.principle}, order {judgment.order}: {judgment.outcome}, p of a {p}"
     return TraceNode(kind="judgment", id=judgment.id, title=title, facts=tuple(facts), children=tuple(children))
+
+
+def _asked(ix: Index, judgment: Judgment) -> list[Fact]:
+    """Who judged: a model under a template, or a check."""
+    if judgment.mode != "check":
+        facts = model_facts(ix, "judge", judgment.judge, "judge") + template_facts(ix, [judgment.template_digest])
+        return facts + ([("also said", judgment.raw)] if judgment.raw else [])
+    locked = ix.view.lock.get("checks", {}).get(judgment.principle)
+    same = check(judgment.judge == locked, f"the run locked {locked} as this principle's code, not {judgment.judge}")
+    return [("judge", judgment.judge), ("scores", judgment.raw or "none"), *same]
 
 
 def _preference(ix: Index, preference: Preference) -> TraceNode:
@@ -200,6 +228,10 @@ def _evaluated(ix: Index, answer: EvaluatedAnswer) -> TraceNode:
     facts: list[Fact] = [("system", answer.system), ("model", answer.model), ("label", answer.label)]
     facts += [("text", answer.text), ("ended", answer.finish_reason), ("seed", str(answer.seed))]
     facts += [("KL to base per token", "none" if answer.kl is None else f"{answer.kl:.4f}")]
+    for found in ix.view.rows("evaluate", "checks.jsonl", CheckScore):
+        if found.answer_id == answer.id:
+            said = "not applicable" if found.score is None else f"{found.score:.4f}"
+            facts.append((f"score under {found.principle}", f"{found.error or said} by {found.check}"))
     children = (
         prompt_node(ix, answer.prompt_id),
         step_node(ix, "answers", inputs=False),

@@ -10,8 +10,8 @@ from math import fsum
 from constitutional.feedback.label import opinions
 from constitutional.principles import Constitution
 from constitutional.records import Judgment, Outcome, Preference, Record, Revision
-from constitutional.statistics import Rate, wilson
-from constitutional.text_metrics import mean_length
+from constitutional.statistics import Rate, rate
+from constitutional.text_metrics import words
 
 BINS = 10
 
@@ -47,15 +47,20 @@ class RevisionRow(Record):
 
 
 class RevisionFigures(Record):
-    """What critique and revision came to. `flags` counts final revisions; a revision can carry several."""
+    """What critique and revision came to. `flags` counts final revisions; a revision can carry several.
+
+    `unrevised` prompts kept their first answer: no principle applies to them, or the checks drawn for them saw no need.
+    No figure after it counts them, nor any round without a revision.
+    """
 
     prompts: int
+    unrevised: int
     rounds: int
     usable: Rate
     flags: dict[str, int]
-    mean_drafts: float
-    initial_words: float
-    final_words: float
+    mean_drafts: float | None
+    initial_words: float | None
+    final_words: float | None
     principles: tuple[RevisionRow, ...]
 
 
@@ -67,11 +72,6 @@ class LabelFigures(Record):
     abstained: dict[str, int]
     histogram: tuple[int, ...]
     mean_agreement: float | None
-
-
-def rate(count: int, n: int) -> Rate:
-    """A share with its Wilson 95 % interval."""
-    return Rate(count=count, n=n, interval=wilson(count, n))
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -117,19 +117,21 @@ def revision_figures(revisions: Sequence[Revision], constitution: Constitution) 
     """What critique and revision came to; None without revisions."""
     if not revisions:
         return None
-    rounds = [step for revision in revisions for step in revision.rounds]
+    rounds = [step for revision in revisions for step in revision.revised]
+    revised = [revision for revision in revisions if revision.revised]
     titles = {p.ref: p.title for p in constitution.principles}
-    flags = Counter(flag for revision in revisions for flag in revision.rounds[-1].flags)
+    flags = Counter(flag for revision in revised for flag in revision.revised[-1].flags)
     named = sorted({step.principle for step in rounds}, key=lambda ref: (ref not in titles, [*titles, ref].index(ref)))
     under = {ref: [step for step in rounds if step.principle == ref] for ref in named}
     return RevisionFigures(
         prompts=len(revisions),
+        unrevised=len(revisions) - len(revised),
         rounds=len(rounds),
-        usable=rate(sum(revision.usable for revision in revisions), len(revisions)),
+        usable=rate(sum(revision.usable for revision in revised), len(revised)),
         flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),
-        mean_drafts=fsum(step.candidate + 1 for step in rounds) / len(rounds),
-        initial_words=mean_length([revision.initial for revision in revisions]),
-        final_words=mean_length([revision.final for revision in revisions]),
+        mean_drafts=mean([step.candidate + 1 for step in rounds]),
+        initial_words=mean([len(words(revision.initial)) for revision in revised]),
+        final_words=mean([len(words(revision.final)) for revision in revised]),
         principles=tuple(
             RevisionRow(
                 principle=ref,

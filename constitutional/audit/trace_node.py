@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from constitutional.audit.index import Entry, Index
+from constitutional.checks import coded_digest
 from constitutional.principles import Principle
 from constitutional.records import Dialogue, Judgment, Record
 
@@ -83,14 +84,17 @@ def principle_node(ix: Index, ref: str, digest: str | None, requests: Sequence[s
     found: Principle | None = next((p for p in constitution.principles if p.ref == ref), None)
     if found is None:
         return missing("principle", ref, f"not in the constitution stored in the run ({constitution.ref})")
-    stated = digest or found.digest
+    code = ix.view.lock.get("checks", {}).get(ref)
+    expected = coded_digest(found, code)
+    stated = digest or expected
     facts = [("digest", stated), ("constitution", f"{constitution.ref} digest {constitution.digest}")]
+    facts += [("code", code)] if code else []
     facts += check(
-        found.digest == stated,
-        f"recorded with digest {stated}, but {ref} in the constitution stored in the run has {found.digest}",
+        expected == stated,
+        f"recorded with digest {stated}, but {ref} in the constitution stored in the run has {expected}",
     )
     facts += check(
-        ix.view.lock.get("principles", {}).get(ref) == found.digest,
+        ix.view.lock.get("principles", {}).get(ref) == expected,
         f"lock.json has another digest for {ref} than the constitution stored in the run",
     )
     texts = {name: getattr(found, name) for name in requests}

@@ -82,7 +82,7 @@ def message_lines(dialogue: Dialogue) -> Iterator[str]:
 def room_needed(template: str, model: str) -> int:
     """Tokens a stage keeps free behind the question: for the text to be drawn, or for a judge's option."""
     from constitutional.backends.specs import default_sampling
-    from constitutional.feedback.judge import OPTION_TOKENS
+    from constitutional.feedback.options import OPTION_TOKENS
 
     return OPTION_TOKENS if template in ("judge", "applies") else default_sampling(model).max_tokens
 

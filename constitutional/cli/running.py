@@ -60,6 +60,7 @@ def validate_command(path: Path) -> None:
     """Loads a recipe with everything it names, or a constitution, and says what is in it."""
     from constitutional.config import load_recipe
     from constitutional.constitution import load_composed
+    from constitutional.constitution.code import open_checks
     from constitutional.constitution.lock import check_lock
     from constitutional.errors import ConfigError, ConstitutionError
     from constitutional.yamlfile import load_yaml
@@ -68,6 +69,7 @@ def validate_command(path: Path) -> None:
     if isinstance(data, dict) and {"id", "version", "title"} <= data.keys():
         composed = load_composed(str(path))
         constitution = composed.constitution
+        open_checks(composed)
         changed = check_lock(str(path))
         if changed:
             raise ConstitutionError("\n".join(problem.line for problem in changed))

@@ -72,8 +72,9 @@ def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
     for index, principle in enumerate(constitution.principles):
         loc: Loc = ("principles", index)
         requests = {name: getattr(principle, name) for name in REQUESTS}
-        if all(text is None for text in requests.values()):
-            yield (*loc, REQUESTS[-1]), f"principle '{principle.id}' has no request (give one of {', '.join(REQUESTS)})"
+        if principle.check is None and all(text is None for text in requests.values()):
+            needed = ", ".join((*REQUESTS, "check"))
+            yield (*loc, REQUESTS[-1]), f"principle '{principle.id}' has no request (give one of {needed})"
         yield from (
             ((*loc, name), "empty text") for name, text in requests.items() if text is not None and _blank(text)
         )

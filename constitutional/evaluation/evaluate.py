@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from constitutional.evaluation.answers import SYSTEMS, EvaluatedAnswer, System
+from constitutional.evaluation.checked import CheckRow
 from constitutional.feedback.label import opinions
 from constitutional.records import Comparison, Judgment, Prompt, PromptKind, Record
 from constitutional.statistics import Interval, Rate, WinRate, proportion_difference, rate, win_rate
@@ -52,11 +55,19 @@ class Win(Record):
 
 
 class Evaluation(Record):
-    """Everything the evaluation table shows."""
+    """Everything the evaluation table shows. `checks` is written only where principles are code."""
 
     rows: tuple[SystemRow, ...]
     changes: tuple[Change, ...]
     wins: tuple[Win, ...]
+    checks: tuple[CheckRow, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_checks(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        if not self.checks:
+            fields.pop("checks", None)
+        return fields
 
     def row(self, system: System, kind: PromptKind) -> SystemRow | None:
         """One row, None when there were no such prompts or answers."""

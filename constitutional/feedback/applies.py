@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from constitutional.backends import Backend, Likelihood
-from constitutional.feedback.judge import OPTION_TOKENS, option_probability
+from constitutional.feedback.options import OPTION_TOKENS, option_probability
 from constitutional.principles import Principle
 from constitutional.records import Dialogue, Identified, Usage, digest
 from constitutional.templates import TemplatePack

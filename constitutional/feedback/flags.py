@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from difflib import SequenceMatcher
 
-from constitutional.text_metrics import repetition
+from constitutional.text_metrics import REPETITION_SHARE, repetition
 
 # "Here is a revised response:", "Revised answer:", "Sure, here's ..." instead of the answer itself
 _PREAMBLE = re.compile(
@@ -37,9 +37,6 @@ _EARLIER_ANSWER = re.compile(
     r"|\bmy (?:previous|last|earlier|first) (?:answer|response|reply|message)\b",
     re.IGNORECASE,
 )
-
-REPETITION_SHARE = 0.25
-"""Share of repeated 4-grams from which a text counts as looping."""
 
 SAME_TEXT = 0.9
 """Similarity (difflib ratio) from which a revision counts as unchanged."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Literal
 
 from constitutional.errors import GateError
@@ -61,12 +62,23 @@ class GateReport(Record):
 
 
 def labelled_examples(
-    constitution: Constitution, *, split: Literal["gate", "tuning"] = "gate", per_principle: int | None = None
+    constitution: Constitution,
+    *,
+    split: Literal["gate", "tuning"] = "gate",
+    per_principle: int | None = None,
+    checks: bool = False,
 ) -> list[Labelled]:
-    """The constitution's own examples as comparisons, each asked under its own principle."""
+    """The constitution's own examples as comparisons, each asked under its own principle.
+
+    Args:
+        constitution: where the examples stand.
+        split: which of them.
+        per_principle: at most so many of each; None takes all.
+        checks: also those of principles that have no comparison_request, but a check to judge by.
+    """
     found = []
     for principle in constitution.principles:
-        if not principle.comparison_request:
+        if not principle.comparison_request and not (checks and principle.check):
             continue
         chosen = [example for example in principle.examples if example.split == split][:per_principle]
         for example in chosen:
@@ -124,6 +136,7 @@ def measure_gate(
     template_digest: str,
     min_order_consistency: float,
     fallback: Literal["stop", "provenance"],
+    principles: Sequence[Principle] = (),
 ) -> GateReport:
     """Measures the judge and decides whether its labels may be used.
 
@@ -134,16 +147,24 @@ def measure_gate(
         template_digest: of the `judge` template.
         min_order_consistency: bar for the share of comparisons answered alike in both orders.
         fallback: "provenance" uses the revision-over-original labels when the judge fails, "stop" uses none.
+        principles: all that take part in judging, where some of them are code. What a check makes of its examples is
+            no evidence of the judge: it has a row of its own, and fails the gate when it is not right on most of them.
+            Where all are code there is no judge to measure.
     """
     by_comparison = opinions(judgments)
     answered = []
     for item in labelled:
         given = {opinion.principle: opinion for opinion in by_comparison.get(item.comparison.id, [])}
         answered += [_Answered(ref, item.source, given.get(ref)) for ref in item.principles]
-    present = [s for s in (EXAMPLES, HUMAN) if any(a.source == s for a in answered)]
-    sources = tuple(_row(s, [a for a in answered if a.source == s]) for s in present)
-    named = sorted({a.principle for a in answered})
-    reasons = [] if sources else ["there are no labelled comparisons to measure the judge on"]
+    by_check = {p.ref for p in principles if p.check is not None}
+    asked = [a for a in answered if a.principle not in by_check]
+    present = [s for s in (EXAMPLES, HUMAN) if any(a.source == s for a in asked)]
+    sources = tuple(_row(s, [a for a in asked if a.source == s]) for s in present)
+    rows = tuple(
+        _row(ref, [a for a in answered if a.principle == ref]) for ref in sorted({a.principle for a in answered})
+    )
+    no_judge = bool(by_check) and len(by_check) == len(principles)
+    reasons = [] if sources or no_judge else ["there are no labelled comparisons to measure the judge on"]
     for row in sources:
         if row.interval.low <= CHANCE:
             reasons.append(
@@ -155,16 +176,37 @@ def measure_gate(
                 f"order consistency on {row.name} is {row.order_consistency:.2f}, below the bar of "
                 f"{min_order_consistency:.2f}"
             )
+    reasons += [
+        f"the check of {row.name} is right on {row.correct} of its {row.n} examples"
+        for row in rows
+        if row.name in by_check and row.accuracy <= CHANCE
+    ]
     passed = not reasons
     return GateReport(
         judge=judge,
         template_digest=template_digest,
         sources=sources,
-        principles=tuple(_row(ref, [a for a in answered if a.principle == ref]) for ref in named),
+        principles=rows,
         passed=passed,
         reasons=tuple(reasons),
         labels="judge" if passed else "provenance" if fallback == "provenance" else "none",
     )
+
+
+def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment]) -> float:
+    """How sure the judge is where it is right: its mean p of the better answer, over both orders.
+
+    Raises:
+        GateError: it is right nowhere.
+    """
+    by_comparison = opinions(judgments)
+    given = [
+        o for item in labelled for o in by_comparison.get(item.comparison.id, []) if o.principle in item.principles
+    ]
+    right = [opinion.p_a for opinion in given if opinion.p_a > CHANCE]
+    if not right:
+        raise GateError("the judge is right on none of its labelled comparisons: there is no telling how sure it is")
+    return fsum(right) / len(right)
 
 
 def require(report: GateReport) -> None:

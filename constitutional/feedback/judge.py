@@ -2,7 +2,9 @@
 
 For every comparison, principle and order the judge is asked which answer it prefers; p is the softmax over the two
 options' log-probabilities. The judgment keeps both log-probabilities, the options' mass, the template, the judge, the
-order and the seed. Judgments go to the ledger as they are: no clamping, no averaging, no repair.
+order and the seed. Judgments go to the ledger as they are: no clamping, no averaging, no repair. A principle that is
+code is judged by its check (`feedback.checked`). Where a principle's `applies_when` is asked first and does not hold,
+the judgment is `not_applicable`, of mode `applies`: it holds what the judge said to that.
 """
 
 from __future__ import annotations
@@ -13,15 +15,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from constitutional.backends import Backend, Likelihood
+from constitutional.checks import NO_CHECKS, Check, coded_digest
+from constitutional.feedback.applies import Applicability, applies
+from constitutional.feedback.checked import judge_by_check
+from constitutional.feedback.options import OPTION_TOKENS, option_probability
 from constitutional.principles import Principle
-from constitutional.records import Comparison, Dialogue, Judgment, Order, Outcome, Usage, digest, seed_for
+from constitutional.records import (
+    Comparison,
+    Dialogue,
+    Judgment,
+    Order,
+    Outcome,
+    Usage,
+    canonical_json,
+    digest,
+    seed_for,
+)
 from constitutional.templates import TemplatePack
-
-MIN_MASS = 0.01
-"""Options that together hold less probability than this were not what the model was about to say: `invalid`."""
-
-OPTION_TOKENS = 8
-"""Room kept for an option: far more than " (A)" takes."""
 
 ORDERS: tuple[Order, Order] = ("ab", "ba")
 
@@ -31,13 +41,21 @@ Known = Callable[[Sequence[str]], Mapping[str, Judgment]]
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask the judge; `key` is its digest."""
+    """One thing to ask the judge, or a check in its place; `key` is its digest."""
 
     comparison: Comparison
     principle: Principle
     order: Order
     dialogue: Dialogue
     key: str
+    check: Check | None = None
+    conditional: bool = False
+    """The judge is asked first whether the principle applies."""
+
+    @property
+    def case(self) -> tuple[str, str]:
+        """What is asked then: of which prompt, and of which principle."""
+        return self.comparison.prompt_id, self.principle.ref
 
 
 def choose_principles(
@@ -56,13 +74,21 @@ def questions(
     *,
     pack: TemplatePack,
     judge_model: str,
+    checks: Mapping[str, Check] = NO_CHECKS,
+    ask_applies: bool = False,
 ) -> list[Question]:
-    """Every comparison under each of its principles in both orders."""
+    """Every comparison under each of its principles in both orders; the arguments are those of `judge`."""
     template = pack.digest("judge")
     asked = []
     for comparison, principles in zip(comparisons, assigned, strict=True):
         for principle in principles:
+            conditional = ask_applies and principle.applies_when is not None
+            case = [principle.applies_when, pack.digest("applies"), judge_model] if conditional else []
             for order in ORDERS:
+                if (check := checks.get(principle.ref)) is not None:
+                    key = digest(["check", comparison.id, principle.ref, check.identity, order, *case])
+                    asked.append(Question(comparison, principle, order, (), key, check, conditional))
+                    continue
                 first, second = (comparison.a, comparison.b) if order == "ab" else (comparison.b, comparison.a)
                 rendered = pack.render(
                     "judge",
@@ -73,8 +99,8 @@ def questions(
                     comparison_request=principle.comparison_request or "",
                 )
                 asked_for = [principle.ref, principle.comparison_request, *principle.shown("comparison")]
-                key = digest(["logprob", comparison.id, asked_for, template, judge_model, order])
-                asked.append(Question(comparison, principle, order, rendered.dialogue, key))
+                key = digest(["logprob", comparison.id, asked_for, template, judge_model, order, *case])
+                asked.append(Question(comparison, principle, order, rendered.dialogue, key, None, conditional))
     return asked
 
 
@@ -86,6 +112,8 @@ def judge(
     pack: TemplatePack,
     seed: int,
     known: Known | None = None,
+    checks: Mapping[str, Check] = NO_CHECKS,
+    ask_applies: bool = False,
 ) -> Iterator[Judgment]:
     """Judges each comparison under each of its assigned principles, in both orders.
 
@@ -96,13 +124,37 @@ def judge(
         pack: template `judge` and the two options.
         seed: recorded; the judgment itself is deterministic.
         known: judgments already in the ledger are returned from there and not asked again.
+        checks: the opened checks of principles that are code, by `id@version`; these judge in the backend's place.
+        ask_applies: ask of principles with an `applies_when` first whether they apply (template `applies`). What is
+            asked of them otherwise, a constitution's own examples say, is taken to be their case.
 
     Yields:
         One Judgment per question, in the order of `questions`; a question that does not fit the judge's context is a
         judgment with outcome `error`, one whose options hold no mass is `invalid`.
     """
-    asked = questions(comparisons, assigned, pack=pack, judge_model=backend.model)
-    found = known([question.key for question in asked]) if known else {}
+    asked = questions(
+        comparisons, assigned, pack=pack, judge_model=backend.model, checks=checks, ask_applies=ask_applies
+    )
+    found = dict(known([question.key for question in asked])) if known else {}
+    verdicts = _verdicts([q for q in asked if q.conditional and q.key not in found], backend, pack, seed)
+    unpaid = {case: verdict.usage for case, verdict in verdicts.items()}  # one verdict serves several judgments
+    by_code: dict[tuple[str, str], list[Question]] = {}
+    for question in asked:
+        verdict = verdicts.get(question.case)
+        if question.key in found:
+            continue
+        if verdict is not None and not verdict.applies:
+            found[question.key] = _left_out(question, verdict, unpaid.pop(question.case, Usage()))
+        elif question.check is not None:
+            by_code.setdefault((question.comparison.id, question.principle.ref), []).append(question)
+    for group in by_code.values():
+        one, check = group[0], group[0].check
+        assert check is not None
+        verdict, cost = verdicts.get(one.case), unpaid.pop(one.case, Usage())
+        p_applies = verdict.p_applies if verdict else None
+        keys = {question.order: question.key for question in group}
+        for judgment in judge_by_check(one.comparison, one.principle, check, keys, seed, p_applies, cost):
+            found[judgment.key] = judgment
     fresh = [question for question in asked if question.key not in found]
     fitting = [question for question in fresh if backend.room(question.dialogue) >= OPTION_TOKENS]
     likelihoods = backend.loglikelihood([q.dialogue for q in fitting], [pack.options] * len(fitting)) if fitting else []
@@ -111,24 +163,59 @@ def judge(
         if question.key in found:
             yield found[question.key]
         else:
-            yield _judgment(question, by_key.get(question.key), pack.digest("judge"), backend.model, seed)
+            verdict, cost = verdicts.get(question.case), unpaid.pop(question.case, Usage())
+            said = None if verdict is None else canonical_json({"p_applies": verdict.p_applies})
+            likelihood = by_key.get(question.key)
+            yield _judgment(question, likelihood, pack.digest("judge"), backend.model, seed, said, cost)
 
 
-def option_probability(logprobs: Sequence[float]) -> tuple[Outcome, float | None, float | None]:
-    """(outcome, probability of the first option, mass of both) from two options' log-probabilities in nats."""
-    first, second = logprobs
-    if math.isnan(first) or math.isnan(second):
-        return "error", None, None
-    mass = math.exp(min(first, 0.0)) + math.exp(min(second, 0.0))
-    if mass < MIN_MASS:
-        return "invalid", None, mass
-    p = 1 / (1 + math.exp(min(max(second - first, -700.0), 700.0)))
-    return ("tie" if first == second else "preference"), p, min(mass, 1.0)
+def _verdicts(
+    asked: Sequence[Question], backend: Backend, pack: TemplatePack, seed: int
+) -> dict[tuple[str, str], Applicability]:
+    """Whether principles apply, by prompt id and `id@version`; asked once of each conversation."""
+    found: dict[tuple[str, str], Applicability] = {}
+    for principle in {question.principle.ref: question.principle for question in asked}.values():
+        comparisons = [question.comparison for question in asked if question.principle.ref == principle.ref]
+        conversations = {comparison.prompt_id: comparison.messages for comparison in comparisons}
+        for verdict in applies(conversations, [principle], backend=backend, pack=pack, seed=seed):
+            found[verdict.prompt_id, principle.ref] = verdict
+    return found
+
+
+def _left_out(question: Question, verdict: Applicability, usage: Usage) -> Judgment:
+    """The judgment of a principle that does not apply, or of which the judge did not say whether it does."""
+    outcome: Outcome = "not_applicable"
+    if verdict.applies is None:
+        outcome = "invalid" if verdict.outcome == "invalid" else "error"
+    return Judgment(
+        key=question.key,
+        comparison_id=question.comparison.id,
+        principle=question.principle.ref,
+        principle_digest=coded_digest(question.principle, question.check.identity if question.check else None),
+        template_digest=verdict.template_digest,
+        judge=verdict.judge,
+        mode="applies",
+        order=question.order,
+        outcome=outcome,
+        p_a=None,
+        logprobs=verdict.logprobs,
+        mass=verdict.mass,
+        raw=verdict.raw if verdict.p_applies is None else canonical_json({"p_applies": verdict.p_applies}),
+        usage=usage,
+        seed=verdict.seed,
+    )
 
 
 def _judgment(
-    question: Question, likelihood: Likelihood | None, template: str, judge_model: str, seed: int
+    question: Question,
+    likelihood: Likelihood | None,
+    template: str,
+    judge_model: str,
+    seed: int,
+    said: str | None,
+    before: Usage,
 ) -> Judgment:
+    """The judge's answer; `said` and `before` are what it said, and spent, when asked whether the principle applies."""
     outcome: Outcome = "error"
     p_first: float | None = None
     mass: float | None = None
@@ -149,7 +236,7 @@ def _judgment(
         p_a=p_a,
         logprobs=likelihood.logprobs if likelihood and finite else (),
         mass=mass,
-        raw=None if likelihood else "too long for the judge's context",
-        usage=Usage(prompt_tokens=likelihood.prompt_tokens if likelihood else 0),
+        raw=said if likelihood else "too long for the judge's context",
+        usage=Usage(prompt_tokens=before.prompt_tokens + (likelihood.prompt_tokens if likelihood else 0)),
         seed=seed,
     )

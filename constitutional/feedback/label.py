@@ -1,8 +1,9 @@
 """Soft labels: a pure function of the ledger, so that a new rule costs no model call.
 
 A principle's opinion on a comparison is the mean of p over both orders, which cancels a constant position bias; an
-opinion that lacks one order is left out. Rules: `sampled` takes one random principle per comparison (Bai et al. 2022,
-section 4.1), `mean` the average over principles, `weighted` the average by the principles' weights.
+opinion that lacks one order is left out, and so are ties of a check and principles that do not apply. Rules: `sampled`
+takes one random principle per comparison (Bai et al. 2022, section 4.1), `mean` the average over principles,
+`weighted` the average by the principles' weights, `tiers` the average over the highest tier that is decisive.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from constitutional.principles import Principle
-from constitutional.records import Comparison, Judgment, Preference, seed_for
+from constitutional.records import Comparison, Judgment, Outcome, Preference, seed_for
 
-Rule = Literal["sampled", "mean", "weighted"]
+Rule = Literal["sampled", "mean", "weighted", "tiers"]
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,30 @@ def label(
     *,
     principles: Sequence[Principle],
     rule: Rule = "mean",
+    margin: float = 0.1,
     seed: int = 0,
 ) -> Iterator[Preference]:
-    """One Preference per comparison; one without a usable opinion abstains and says so, it is never 0.5."""
+    """One Preference per comparison; one without a usable opinion abstains and says so, it is never 0.5.
+
+    Args:
+        comparisons: what is to be labelled.
+        judgments: of these comparisons, and maybe of others.
+        principles: those whose opinions count.
+        rule: how opinions become one label.
+        margin: of the rule `tiers`: the tier of lowest number whose mean opinion is at least this far from one half
+            decides alone; where none is, the label abstains.
+        seed: of the draws of the rule `sampled`.
+    """
     weights = {principle.ref: principle.weight for principle in principles}
-    by_comparison = opinions(judgments)
+    judgments = list(judgments)
+    by_comparison, silent = opinions(judgments), _silent(judgments)
     for comparison in comparisons:
         found = [o for o in by_comparison.get(comparison.id, []) if o.principle in weights]
+        why = _why(silent.get(comparison.id, set()))
         if rule == "sampled" and found:
             found = [random.Random(seed_for(seed, "label", comparison.id)).choice(found)]
+        elif rule == "tiers" and found:
+            found, why = _decisive(found, principles, margin), f"no tier is {margin} or more from one half"
         if not found:
             yield Preference(
                 comparison_id=comparison.id,
@@ -68,7 +84,7 @@ def label(
                 rule=rule,
                 judgment_ids=(),
                 principles=(),
-                abstained="no principle was judged in both orders",
+                abstained=why,
             )
             continue
         share = [weights[o.principle] if rule == "weighted" else 1.0 for o in found]
@@ -84,11 +100,47 @@ def label(
         )
 
 
-def label_by_origin(comparisons: Sequence[Comparison]) -> Iterator[Preference]:
+def _decisive(found: Sequence[Opinion], principles: Sequence[Principle], margin: float) -> list[Opinion]:
+    """The opinions of the highest tier whose mean is at least `margin` from one half; none where no tier's is."""
+    tiers = {principle.ref: principle.tier for principle in principles}
+    for tier in sorted({tiers[opinion.principle] for opinion in found}):
+        given = [opinion for opinion in found if tiers[opinion.principle] == tier]
+        if abs(sum(opinion.p_a for opinion in given) / len(given) - 0.5) >= margin:
+            return given
+    return []
+
+
+def _silent(judgments: Iterable[Judgment]) -> dict[str, set[Outcome]]:
+    """Per comparison id, the outcomes of the judgments that give no number."""
+    found: dict[str, set[Outcome]] = {}
+    for judgment in judgments:
+        if judgment.p_a is None:
+            found.setdefault(judgment.comparison_id, set()).add(judgment.outcome)
+    return found
+
+
+def _why(outcomes: set[Outcome]) -> str:
+    """Why there is no label, from the outcomes of a comparison's judgments without a number."""
+    if outcomes == {"not_applicable"}:
+        return "no principle it was judged under applies"
+    if outcomes == {"tie"}:
+        return "the checks it was judged by score both answers alike"
+    if outcomes == {"tie", "not_applicable"}:
+        return "the principles it was judged under do not apply or score both answers alike"
+    return "no principle was judged in both orders"
+
+
+def label_by_origin(comparisons: Sequence[Comparison], *, contrast: float = 1.0) -> Iterator[Preference]:
     """Labels without a judge, by where the answers come from; `a` is preferred.
 
-    `provenance`: a revision over the answer it revises. `contrast`: a helpful answer over a reply to another prompt.
+    `provenance`: a revision over the answer it revises, for certain. `contrast`: a helpful answer over a reply to
+    another prompt.
+
+    Args:
+        comparisons: what is to be labelled.
+        contrast: the p of contrast pairs. Beside judged labels it is best the judge's own (`sureness`): pairs that are
+            certain outweigh any number of judgments, and a preference model learns from them alone (docs/LOG.md).
     """
     for comparison in comparisons:
-        rule = "contrast" if comparison.origin == "contrast" else "provenance"
-        yield Preference(comparison_id=comparison.id, p_a=1.0, rule=rule, judgment_ids=(), principles=())
+        rule, p_a = ("contrast", contrast) if comparison.origin == "contrast" else ("provenance", 1.0)
+        yield Preference(comparison_id=comparison.id, p_a=p_a, rule=rule, judgment_ids=(), principles=())

@@ -1,16 +1,20 @@
 """Critique and revision (Bai et al. 2022, section 3.1): answer, then K rounds of critique and revision.
 
 Each round draws a principle, asks the feedback model what is wrong with the last answer, and asks for a fresh answer.
-The next round sees only the prompt and the last revision. All rounds are kept.
+The next round sees only the prompt and the last revision. All rounds are kept. Where the principle is code, its check
+looks at the answer first: one that passes, or that the check says nothing of, is not revised, and the round says so.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from constitutional.backends import Backend
+from constitutional.checks import NO_CHECKS, Check, Score, coded_digest, score
+from constitutional.feedback.applies import Applicability
+from constitutional.feedback.checked import unrevised_round
 from constitutional.feedback.flags import revision_flags
 from constitutional.feedback.respond import generate_fitting, respond
 from constitutional.principles import Principle
@@ -35,7 +39,12 @@ class _Item:
     prompt: Prompt
     answer: Answer
     principles: list[Principle]
+    """One a round; fewer than rounds where fewer apply."""
     rounds: list[RevisionRound] = field(default_factory=list)
+    score: Score | None = None
+    """What this round's check says of the answer so far; None without a check."""
+    code: str | None = None
+    """Identity of this round's check."""
     failure: Failure | None = None
 
     @property
@@ -77,8 +86,10 @@ def revise(
     candidates: int = 1,
     seed: int,
     chunk: int = 0,
+    checks: Mapping[str, Check] = NO_CHECKS,
+    verdicts: Iterable[Applicability] = (),
 ) -> Iterator[Revision | Failure]:
-    """Answers every prompt and revises each answer `rounds` times.
+    """Answers every prompt and revises each answer `rounds` times, save where a principle's check sees no need.
 
     Args:
         prompts: one chunk of prompts.
@@ -94,10 +105,15 @@ def revise(
         candidates: most drafts of a revision; a new one is drawn while the best so far carries a flag.
         seed: the run's seed.
         chunk: number of this chunk, part of every sampling seed.
+        checks: the opened checks of principles that are code, by `id@version`.
+        verdicts: of principles with an `applies_when`, whether they apply to these prompts. What does not, or was not
+            said to, is not drawn; a prompt to which nothing applies keeps its answer, in a Revision without rounds.
+            A principle without a verdict applies.
 
     Yields:
         One Revision or Failure per prompt, in input order.
     """
+    left_out = {(verdict.prompt_id, verdict.principle) for verdict in verdicts if not verdict.applies}
     items: list[_Item] = []
     failures: dict[str, Failure] = {}
     for outcome in respond(prompts, policy=policy, pack=pack, sampling=policy_sampling, seed=seed, chunk=chunk):
@@ -105,10 +121,15 @@ def revise(
             failures[outcome.item_id] = outcome
             continue
         prompt = next(p for p in prompts if p.id == outcome.prompt_id)
-        drawn = draw_principles(prompt.id, principles, rounds, replacement=replacement, seed=seed)
+        fitting = [principle for principle in principles if (prompt.id, principle.ref) not in left_out]
+        count = min(rounds, rounds if replacement and fitting else len(fitting))
+        drawn = draw_principles(prompt.id, fitting, count, replacement=replacement, seed=seed)
         items.append(_Item(prompt, outcome, drawn))
     for k in range(rounds):
-        _revise_round(k, items, critic, pack, critic_sampling, critique, candidates, seed_for(seed, "revise", chunk, k))
+        here = [one for one in items if k < len(one.principles)]
+        for one in here:
+            _ask_check(one, one.principles[k], checks.get(one.principles[k].ref))
+        _revise_round(k, here, critic, pack, critic_sampling, critique, candidates, seed_for(seed, "revise", chunk, k))
     used = ("respond", "critique", "revise") if critique else ("respond", "revise_direct")
     digests = tuple(pack.digest(name) for name in used)
     by_prompt = {item.prompt.id: item for item in items}
@@ -131,6 +152,19 @@ def revise(
             )
 
 
+def _ask_check(item: _Item, principle: Principle, check: Check | None) -> None:
+    """Lets a principle's check say whether the answer so far needs a revision: below `PASSES` it does."""
+    item.score = item.code = None
+    if check is None or item.failure is not None:
+        return
+    item.score, item.code = score(check, item.prompt.messages, item.text), check.identity
+    if item.score.error is not None:
+        message = item.score.error
+        item.failure = Failure(item_id=item.prompt.id, stage="revise", kind="check_error", message=message)
+    elif item.score.value is None or item.score.passes:
+        item.rounds.append(unrevised_round(principle, check, item.score, item.text))
+
+
 def _revise_round(
     k: int,
     items: Sequence[_Item],
@@ -142,7 +176,7 @@ def _revise_round(
     seed: int,
 ) -> None:
     """One round for all items still on their way: critiques in one batch, then drafts until unflagged or used up."""
-    alive = [item for item in items if item.failure is None]
+    alive = [item for item in items if item.failure is None and len(item.rounds) == k]
     critiques: dict[str, tuple[str | None, int | None]] = {item.prompt.id: (None, None) for item in alive}
     spent: dict[str, list[Completion]] = {item.prompt.id: [] for item in alive}
     if with_critique:
@@ -185,7 +219,7 @@ def _revise_round(
             item.rounds.append(
                 RevisionRound(
                     principle=item.principles[k].ref,
-                    principle_digest=item.principles[k].digest,
+                    principle_digest=coded_digest(item.principles[k], item.code),
                     critique=critique,
                     revision=draft.text,
                     flags=draft.flags,
@@ -196,6 +230,7 @@ def _revise_round(
                         prompt_tokens=sum(call.prompt_tokens for call in calls),
                         completion_tokens=sum(call.completion_tokens for call in calls),
                     ),
+                    check_score=item.score.value if item.score else None,
                 )
             )
 

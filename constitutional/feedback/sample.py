@@ -70,7 +70,7 @@ def compare_contrast(prompt: Prompt, answer: Answer, refusal: Revision) -> Compa
         origin="contrast",
         parents=(answer.id, refusal.id),
         a_seed=answer.seed,
-        b_seed=refusal.rounds[-1].revision_seed,
+        b_seed=refusal.revised[-1].revision_seed,
     )
 
 
@@ -85,6 +85,6 @@ def compare_revision(prompt: Prompt, revision: Revision) -> Comparison:
         b_model=revision.policy,
         origin="revision",
         parents=(revision.id,),
-        a_seed=revision.rounds[-1].revision_seed,
+        a_seed=revision.revised[-1].revision_seed,
         b_seed=revision.seed,
     )

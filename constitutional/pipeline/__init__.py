@@ -17,6 +17,7 @@ import yaml
 
 from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
+from constitutional.checks import coded_digest
 from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, nearest
 from constitutional.feedback.gate import require
@@ -76,7 +77,7 @@ class RunOutcome:
     @property
     def bad_items(self) -> int:
         """Failures that say something of the input; two equal answers to a prompt are no fault."""
-        kinds = ("too_long", "empty_generation", "empty")
+        kinds = ("too_long", "empty_generation", "empty", "check_error")
         return sum(step.result.manifest.failures.get(kind, 0) for step in self.steps for kind in kinds)
 
     @property
@@ -210,10 +211,12 @@ def _link_model(folder: RunFolder, name: str, result: StageResult) -> None:
 def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
     """run.yaml (the recipe as resolved) and lock.json (what it resolved to)."""
     recipe, constitution, pack = inputs.recipe, inputs.constitution, inputs.pack
+    identities = {ref: check.identity for ref, check in inputs.checks.items()}
     write_atomic(folder.path / "run.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     lock = {
         "constitution": {"ref": constitution.ref, "digest": constitution.digest},
-        "principles": {p.ref: p.digest for p in constitution.principles},
+        "principles": {p.ref: coded_digest(p, identities.get(p.ref)) for p in constitution.principles},
+        **({"checks": identities} if identities else {}),
         "templates": {"pack": pack.ref, **{name: pack.digest(name) for name in pack.templates}},
         "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")},
         "prompts": len(inputs.prompts),

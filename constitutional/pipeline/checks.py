@@ -66,7 +66,8 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     trained = [step for step in steps if step in TRAINING]
     if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
         raise ConfigError(f"policy: {inputs.recipe.policy} cannot be trained ({trained[0]}): use local: or embedded:")
-    if any(step in JUDGING for step in steps) and split_spec(inputs.spec("judge"))[0] == "openvino":
+    conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
+    if (conditional or any(step in JUDGING for step in steps)) and split_spec(inputs.spec("judge"))[0] == "openvino":
         raise ConfigError(
             f"judge: {inputs.spec('judge')} gives no log-probabilities of options: "
             "name the same model as `judge: embedded:...`"

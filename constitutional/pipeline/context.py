@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 from constitutional.backends import Backend, open_backend
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import default_sampling
+from constitutional.checks import Check
 from constitutional.config import resolve_path
-from constitutional.constitution import load_constitution
+from constitutional.constitution import load_composed
+from constitutional.constitution.code import open_checks
 from constitutional.display import Display
 from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.ledger import Ledger
-from constitutional.principles import Constitution, Principle
+from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
 from constitutional.runs import RunFolder, StageResult
@@ -23,6 +26,15 @@ from constitutional.templates import TemplatePack, load_pack
 
 Done = dict[str, StageResult]
 """Results of the steps so far, by name."""
+
+PHASE_OF: dict[str, Phase] = {
+    "revise": "revise",
+    "gate": "judge",
+    "judge": "judge",
+    "label": "judge",
+    "evaluate": "evaluate",
+}
+"""The phase whose principles a step asks under."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ class Inputs:
     constitution: Constitution
     pack: TemplatePack
     prompts: tuple[Prompt, ...]
+    checks: Mapping[str, Check]
+    """The opened checks of the principles that are code, by `id@version`."""
 
     def select(self, kind: PromptKind, split: Split) -> list[Prompt]:
         """The prompts of one kind and split, in file order."""
@@ -66,25 +80,48 @@ class Inputs:
         given = {**settings.model_dump(exclude_none=True), **{k: v for k, v in overrides.items() if v is not None}}
         return default_sampling(self.spec(role)).model_copy(update=given)
 
-    def asking(self, request: str) -> list[Principle]:
-        """The principles that have a request (`revision_request`, `comparison_request`), critique included if asked.
+    def taking_part(self, phase: Phase) -> list[Principle]:
+        """The principles that name a phase and have what it asks: requests to revise under, or what judges an answer.
 
         Raises:
-            ConfigError: a principle named in `revise.principles` is unknown, or none is left.
+            ConfigError: a principle named in `revise.principles` does not take part, or none does.
         """
-        found = [p for p in self.constitution.principles if getattr(p, request)]
-        named = self.recipe.revise.principles if request == "revision_request" else None
-        if request == "revision_request" and self.recipe.revise.critique:
-            found = [p for p in found if p.critique_request]
+        needed, code_will_do = "comparison_request", phase != "revise"
+        if phase == "revise":
+            needed = "revision_request and a critique_request" if self.recipe.revise.critique else "revision_request"
+        found = [
+            p
+            for p in self.constitution.principles
+            if phase in p.phases
+            and ((code_will_do and p.check) or all(getattr(p, name) for name in needed.split(" and a ")))
+        ]
+        named = self.recipe.revise.principles if phase == "revise" else None
         if named is not None:
             known = {p.id: p for p in found}
             for name in named:
                 if name not in known:
-                    raise ConfigError(f"revise.principles: no principle '{name}'{nearest(name, known)}")
+                    raise ConfigError(f"revise.principles: no principle '{name}' to revise under{nearest(name, known)}")
             found = [known[name] for name in named]
         if not found:
-            raise ConfigError(f"constitution {self.constitution.ref} has no principle with a {request}")
+            raise ConfigError(
+                f"constitution {self.constitution.ref}: no principle takes part in '{phase}': none whose `phases` name "
+                f"it has a {needed}{' or a check' if code_will_do else ''}"
+            )
         return found
+
+    def code_key(self, principles: Sequence[Principle]) -> dict[str, object]:
+        """What a step's key holds of the checks it uses; nothing where it uses none."""
+        used = [[p.ref, self.checks[p.ref].identity] for p in principles if p.ref in self.checks]
+        return {"checks": used} if used else {}
+
+    def case_key(self, principles: Sequence[Principle]) -> dict[str, object]:
+        """What a step's key holds of the question whether a principle applies; nothing where none is asked."""
+        cases = [[p.ref, p.applies_when] for p in principles if p.applies_when is not None]
+        return {"applies_when": cases, "applies_template": self.pack.digest("applies")} if cases else {}
+
+    def runs(self, step: str) -> bool:
+        """Whether the recipe has a step."""
+        return self.recipe.stages is None or step in self.recipe.stages
 
 
 @dataclass(frozen=True)
@@ -146,7 +183,8 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     Raises:
         ConstitutionalError: any of it is missing or wrong; nothing has been written then.
     """
-    constitution = load_constitution(str(resolve_path(recipe_file, recipe.constitution)))
+    composed = load_composed(str(resolve_path(recipe_file, recipe.constitution)))
+    constitution, checks = composed.constitution, open_checks(composed)
     pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
     pack = pack.with_few_shots(constitution.few_shots)
     sources: list[tuple[PromptKind, PromptSource | None]] = [
@@ -160,11 +198,14 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
             prompts += _split_and_cut(load_prompts(str(resolve_path(recipe_file, source.path)), kind), source)
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
-    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts))
-    for request in ("revision_request", "comparison_request"):
-        inputs.asking(request)
-    drawn = len(inputs.asking("revision_request"))
-    if not recipe.revise.replacement and recipe.revise.rounds > drawn:
-        wanted = recipe.revise.rounds
-        raise ConfigError(f"revise.rounds: {wanted} rounds without replacement need as many principles (not {drawn})")
+    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts), checks)
+    for step, phase in PHASE_OF.items():
+        if inputs.runs(step):
+            inputs.taking_part(phase)
+    if inputs.runs("revise") and not recipe.revise.replacement:
+        drawn, wanted = len(inputs.taking_part("revise")), recipe.revise.rounds
+        if wanted > drawn:
+            raise ConfigError(
+                f"revise.rounds: {wanted} rounds without replacement need as many principles (not {drawn})"
+            )
     return inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from constitutional.evaluation.answers import EvaluatedAnswer, System, answer
+from constitutional.evaluation.checked import check_rows, failures, score_answers
 from constitutional.evaluation.evaluate import (
     KINDS,
     PAIRS,
@@ -72,7 +73,7 @@ def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Answers → evaluation.json (and the judge's Judgment records on pairs of answers)."""
-    principles = ctx.asking("comparison_request")
+    principles = ctx.taking_part("evaluate")
     settings = ctx.recipe.evaluation
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
     limit = settings.judge_limit
@@ -81,6 +82,8 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
         "evaluate",
         {
             "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
+            **ctx.code_key(principles),
+            **ctx.case_key([p for p in principles if p.ref not in ctx.checks]),
             "templates": [ctx.pack.digest("judge")],
             "judge": ctx.identity("judge"),
             "per_comparison": settings.principles_per_comparison,
@@ -100,16 +103,24 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     }
     shown = {key: found[:limit] for key, found in pairs.items() if key[2] == "red_team"}
     asked = [c for found in shown.values() for c in found if c.a != c.b]
-    assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in asked}
-    run_judge(ctx, stage, asked, assigned)
+    by_judge = [p for p in principles if p.ref not in ctx.checks]
+    asked = asked if by_judge else []
+    assigned = {c.id: choose_principles(c.id, by_judge, count, ctx.recipe.seed) for c in asked}
+    run_judge(ctx, stage, asked, assigned, ask_applies=True)
     rows = system_rows(answers)
-    wins = wins_by_judge(shown, judged(ctx, asked, assigned))
+    wins = wins_by_judge(shown, judged(ctx, asked, assigned, ask_applies=True)) if by_judge else []
     if "pm" in done:
         wins = wins_by_score(pairs, _scores(ctx, done, pairs)) + wins
-    evaluation = Evaluation(rows=rows, changes=changes(rows), wins=tuple(wins))
+    scores = list(score_answers(answers, ctx.prompts, principles, ctx.checks))
+    checks = check_rows(scores, answers)
+    evaluation = Evaluation(rows=rows, changes=changes(rows), wins=tuple(wins), checks=checks)
     write_atomic(stage.folder / "evaluation.json", evaluation.to_json() + "\n")
     write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in asked))
-    return stage.finish(outputs=["evaluation.json", "comparisons.jsonl"], ledger_head=ctx.ledger.head)
+    outputs = ["evaluation.json", "comparisons.jsonl"]
+    if scores:
+        write_atomic(stage.folder / "checks.jsonl", "".join(found.to_json() + "\n" for found in scores))
+        outputs.append("checks.jsonl")
+    return stage.finish(outputs=outputs, ledger_head=ctx.ledger.head, failed=failures(scores))
 
 
 def _scores(ctx: Context, done: Done, pairs: Pairs) -> dict[str, tuple[float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from constitutional.feedback.applies import Applicability, applies
 from constitutional.feedback.respond import respond
 from constitutional.feedback.revise import revise
 from constitutional.feedback.sample import compare_revision, sample
@@ -16,21 +17,26 @@ from constitutional.records import (
     Revision,
     seed_for,
 )
-from constitutional.runs import StageResult
+from constitutional.runs import StageResult, write_atomic
 
 
 def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Red-team prompts → answers, critiques, revisions (Revision records)."""
     settings, prompts = ctx.recipe.revise, ctx.select("red_team", "train")
-    principles = ctx.asking("revision_request")
+    principles = ctx.taking_part("revise")
     draw, critic_draw = ctx.sampling("policy"), ctx.sampling("feedback")
     templates = ("respond", "critique", "revise") if settings.critique else ("respond", "revise_direct")
+    conditions = ctx.case_key(principles)
+    if conditions:
+        conditions["judge"] = ctx.identity("judge")
     stage = ctx.folder.stage(
         number,
         "revise",
         {
             "prompts": ctx.prompts_key(prompts),
             "principles": [[p.ref, p.critique_request, p.revision_request, *p.shown("revision")] for p in principles],
+            **ctx.code_key(principles),
+            **conditions,
             "templates": [ctx.pack.digest(t) for t in templates],
             "policy": ctx.identity("policy"),
             "critic": ctx.identity("feedback"),
@@ -42,9 +48,16 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         {},
     )
     policy, critic = Lazy(ctx, ctx.spec("policy")), Lazy(ctx, ctx.spec("feedback"))
+    judge = Lazy(ctx, ctx.spec("judge"))
     same = ctx.spec("policy") == ctx.spec("feedback")
 
     def work(chunk: Sequence[Prompt], index: int) -> Iterator[Revision | Failure]:
+        verdicts: list[Applicability] = []
+        if conditions:
+            asked = {prompt.id: prompt.messages for prompt in chunk}
+            verdicts = list(applies(asked, principles, backend=judge.backend, pack=ctx.pack, seed=ctx.recipe.seed))
+            # before the chunk's own file, so that a finished chunk has its verdicts
+            write_atomic(stage.folder / _verdicts(index), "".join(verdict.to_json() + "\n" for verdict in verdicts))
         return revise(
             chunk,
             policy=policy.backend,
@@ -59,12 +72,20 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
             candidates=settings.candidates,
             seed=ctx.recipe.seed,
             chunk=index,
+            checks=ctx.checks,
+            verdicts=verdicts,
         )
 
     stage.run_chunks(
         prompts, work, chunk_size=ctx.recipe.chunk_size, output_type=Revision, progress=ctx.display.progress
     )
-    return stage.finish()
+    chunks = range(0, len(prompts), ctx.recipe.chunk_size) if conditions else []
+    return stage.finish(outputs=[_verdicts(index) for index, _ in enumerate(chunks)])
+
+
+def _verdicts(chunk: int) -> str:
+    """The file of a revise stage with what the judge said to `applies_when`: Applicability records of one chunk."""
+    return f"applies-{chunk:06d}.jsonl"
 
 
 def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from constitutional.config import resolve_path
-from constitutional.feedback.gate import GateReport, labelled_examples, labelled_pairs, measure_gate
+from constitutional.errors import ConfigError
+from constitutional.feedback.gate import (
+    GateReport,
+    Labelled,
+    labelled_examples,
+    labelled_pairs,
+    measure_gate,
+    sureness,
+)
 from constitutional.feedback.judge import choose_principles, judge, questions
 from constitutional.feedback.label import label, label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
@@ -19,11 +27,16 @@ from constitutional.runs import Stage, StageResult, write_atomic
 
 def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Labelled comparisons → the judge's answers → pass or fail (Judgment records, labelled.jsonl, gate.json)."""
-    settings, principles = ctx.recipe.gate, ctx.asking("comparison_request")
-    labelled = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle)
+    settings, principles = ctx.recipe.gate, ctx.taking_part("judge")
+    asked = {p.ref for p in principles}
+    examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle, checks=True)
+    labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
+        by_judge = [p for p in principles if p.ref not in ctx.checks and p.applies_when is None]
+        if not by_judge:
+            raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
-        labelled += labelled_pairs(pairs, principles)
+        labelled += labelled_pairs(pairs, by_judge)
     stage = ctx.folder.stage(
         number,
         "gate",
@@ -48,6 +61,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         template_digest=ctx.pack.digest("judge"),
         min_order_consistency=settings.min_order_consistency,
         fallback=settings.fallback,
+        principles=principles,
     )
     write_atomic(stage.folder / "gate.json", report.to_json() + "\n")
     write_atomic(stage.folder / "labelled.jsonl", "".join(item.to_json() + "\n" for item in labelled))
@@ -61,23 +75,23 @@ def load_gate(result: StageResult) -> GateReport:
 
 def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Comparisons × principles × both orders → the ledger (Judgment records)."""
-    settings, principles = ctx.recipe.judging, ctx.asking("comparison_request")
+    settings, principles = ctx.recipe.judging, ctx.taking_part("judge")
     comparisons = done["sample"].records(Comparison)[: settings.limit]
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
     stage = ctx.folder.stage(
         number,
         "judge",
-        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles)},
+        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles), **ctx.case_key(principles)},
         {"sample": done["sample"]},
     )
     assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
-    run_judge(ctx, stage, comparisons, assigned)
+    run_judge(ctx, stage, comparisons, assigned, ask_applies=True)
     return stage.finish(ledger_head=ctx.ledger.head)
 
 
 def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
-    rule, gate = ctx.recipe.label.rule, load_gate(done["gate"])
+    rule, margin, gate = ctx.recipe.label.rule, ctx.recipe.label.margin, load_gate(done["gate"])
     by_judge = gate.labels == "judge"
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
@@ -85,14 +99,16 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         inputs["revise"] = done["revise"]
     if contrast:
         inputs["helpful"] = done["helpful"]
-    principles = ctx.asking("comparison_request")
+    principles = ctx.taking_part("judge")
     stage = ctx.folder.stage(
         number,
         "label",
         {
             "rule": rule if by_judge else "provenance",
             "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
+            **(_tiers_key(principles, margin) if by_judge and rule == "tiers" else {}),
             "contrast": contrast,
+            **({"contrast_p": "sureness"} if contrast and by_judge else {}),
             "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
         },
@@ -106,13 +122,16 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     else:
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
         judgments, asked = [], set()
+    sure = 1.0
+    if contrast and by_judge:
+        sure = sureness(done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment))
     if contrast and usable:
         comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
         judged = [c for c in chunk if c.id in asked]
-        yield from label(judged, judgments, principles=principles, rule=rule, seed=ctx.recipe.seed)
-        yield from label_by_origin([c for c in chunk if c.id not in asked])
+        yield from label(judged, judgments, principles=principles, rule=rule, margin=margin, seed=ctx.recipe.seed)
+        yield from label_by_origin([c for c in chunk if c.id not in asked], contrast=sure)
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
     if stage.result() is None:
@@ -121,11 +140,22 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def judged(
-    ctx: Context, comparisons: Sequence[Comparison], assigned: Mapping[str, Sequence[Principle]]
+    ctx: Context,
+    comparisons: Sequence[Comparison],
+    assigned: Mapping[str, Sequence[Principle]],
+    *,
+    ask_applies: bool = False,
 ) -> list[Judgment]:
-    """The ledger's answers to these questions, in the order they are asked."""
-    principles = [assigned[c.id] for c in comparisons]
-    keys = [q.key for q in questions(comparisons, principles, pack=ctx.pack, judge_model=ctx.identity("judge"))]
+    """The ledger's answers to these questions, in the order they are asked; `ask_applies` as they were asked."""
+    asked = questions(
+        comparisons,
+        [assigned[c.id] for c in comparisons],
+        pack=ctx.pack,
+        judge_model=ctx.identity("judge"),
+        checks=ctx.checks,
+        ask_applies=ask_applies,
+    )
+    keys = [question.key for question in asked]
     found = ctx.ledger.lookup(keys)
     return [found[key] for key in keys]
 
@@ -145,9 +175,17 @@ def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: in
 
 
 def run_judge(
-    ctx: Context, stage: Stage, comparisons: Sequence[Comparison], assigned: Mapping[str, Sequence[Principle]]
+    ctx: Context,
+    stage: Stage,
+    comparisons: Sequence[Comparison],
+    assigned: Mapping[str, Sequence[Principle]],
+    *,
+    ask_applies: bool = False,
 ) -> None:
-    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists."""
+    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists.
+
+    `ask_applies` leaves principles out whose `applies_when` does not hold.
+    """
     backend = Lazy(ctx, ctx.spec("judge"))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterator[Judgment]:
@@ -158,6 +196,8 @@ def run_judge(
             pack=ctx.pack,
             seed=ctx.recipe.seed,
             known=ctx.ledger.lookup,
+            checks=ctx.checks,
+            ask_applies=ask_applies,
         )
 
     stage.run_chunks(
@@ -170,9 +210,14 @@ def run_judge(
     )
 
 
+def _tiers_key(principles: Sequence[Principle], margin: float) -> dict[str, object]:
+    return {"tiers": [[p.ref, p.tier] for p in principles], "margin": margin}
+
+
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
     return {
         "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
+        **ctx.code_key(principles),
         "templates": [ctx.pack.digest("judge")],
         "judge": ctx.identity("judge"),
         "seed": ctx.recipe.seed,

@@ -50,7 +50,7 @@ def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> 
     """Training rows: revisions (final or of all rounds), then helpful answers up to the recipe's ratio."""
     settings, rows = ctx.recipe.sft, list[SftRow]()
     for revision in revisions:
-        rounds = revision.rounds if settings.rounds == "all" else revision.rounds[-1:]
+        rounds = revision.revised if settings.rounds == "all" else revision.revised[-1:]
         for step in rounds:
             if step.flags and settings.drop_flagged:
                 continue

@@ -1,0 +1,193 @@
+"""`applies_when` in a run: what does not apply is not drawn, gives no opinion, and everything says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from own_checks import write_module
+from recipes import write_recipe
+
+from constitutional.audit.trace import render_trace, trace
+from constitutional.config import load_recipe
+from constitutional.errors import ConfigError
+from constitutional.feedback.applies import Applicability
+from constitutional.pipeline import RunOutcome, run_recipe
+from constitutional.records import Comparison, Judgment, Preference, Revision
+from constitutional.runs import StageResult
+
+KIND, HONEST, SAFE = (f"{name}@1.0.0" for name in ("kind", "honest", "safe"))
+JUDGE = """likelihood:
+  - {contains: "a one in it", anywhere: "red 1", logprobs: {"Yes": -0.2231435513, "No": -1.6094379124}}
+  - {contains: "a one in it", logprobs: {"Yes": -2.3025850930, "No": -0.3566749439}}
+  - {contains: "nobody can tell", logprobs: {"Yes": -30.0, "No": -31.0}}
+"""
+NO_JUDGE = "stages=[revise, helpful, sample]"
+
+
+def write(folder: Path, **cases: str) -> Path:
+    """The small recipe with an `applies_when` for some principles, and a judge that has its mind made up."""
+    recipe = write_recipe(folder, prompts=24)
+    constitution, model = folder / "constitution.yaml", folder / "model.yaml"
+    text = constitution.read_text()
+    for name, case in cases.items():
+        text = text.replace(f"  - id: {name}\n", f"  - id: {name}\n    applies_when: {case}\n")
+    constitution.write_text(text)
+    model.write_text(model.read_text().replace("likelihood:\n", JUDGE))
+    return recipe
+
+
+def run(recipe: Path, out: Path, *sets: str) -> RunOutcome:
+    return run_recipe(load_recipe(recipe, sets), recipe, out)
+
+
+def steps_of(outcome: RunOutcome) -> dict[str, StageResult]:
+    return {step.name: step.result for step in outcome.steps}
+
+
+def test_judging_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
+    recipe, every = (
+        write(tmp_path / "in", kind="a one in it", honest="nobody can tell"),
+        "principles_per_comparison=all",
+    )
+    result = run(recipe, tmp_path / "run", f"judging.{every}", "gate.fallback=stop")
+    steps = steps_of(result)
+    pairs = {c.id: c for c in steps["sample"].records(Comparison)}
+    judgments = steps["judge"].records(Judgment)
+    assert len(judgments) == 6 * len(pairs)
+    applying = 0
+    for judgment in judgments:
+        one = "red 1" in pairs[judgment.comparison_id].messages[0].content
+        said = json.loads(judgment.raw) if judgment.raw else None
+        if judgment.principle == SAFE:
+            assert judgment.mode == "logprob" and judgment.p_a is not None and said is None
+        elif judgment.principle == HONEST:  # neither applies nor does not
+            assert (judgment.mode, judgment.outcome, judgment.p_a, said) == ("applies", "invalid", None, None)
+        elif one:
+            applying += 1
+            assert judgment.mode == "logprob" and judgment.p_a is not None
+            assert said == {"p_applies": pytest.approx(0.8)}
+        else:
+            assert (judgment.mode, judgment.outcome, judgment.p_a) == ("applies", "not_applicable", None)
+            assert said == {"p_applies": pytest.approx(0.125)} and judgment.mass == pytest.approx(0.8)
+    assert 0 < applying < 2 * len(pairs)
+    for label in steps["label"].records(Preference):
+        one = "red 1" in pairs[label.comparison_id].messages[0].content
+        assert label.principles == ((KIND, SAFE) if one else (SAFE,))
+    gate = steps["gate"].records(Judgment)  # an author's own example is a case of its principle
+    assert len(gate) == 24 and {(j.mode, j.raw) for j in gate} == {("logprob", None)}
+    for outcome in ("not_applicable", "invalid", "preference"):
+        cited = next(j.id for j in judgments if j.outcome == outcome)
+        told = render_trace(trace(tmp_path / "run", cited))
+        assert "PROBLEM" not in told and outcome in told
+    assert "p_applies" in told
+    usage = sum(j.usage.prompt_tokens for j in judgments if j.mode == "applies" and j.order == "ba")
+    assert usage == 0  # asked once, paid once
+    assert "not applicable" in (tmp_path / "run" / "report.html").read_text()
+    assert {step.reused for step in run(recipe, tmp_path / "run", f"judging.{every}", "gate.fallback=stop").steps} == {
+        True
+    }
+
+
+def test_a_comparison_to_which_nothing_applies_abstains(tmp_path: Path) -> None:
+    case = "a one in it"
+    recipe = write(tmp_path / "in", kind=case, honest=case, safe=case)
+    steps = steps_of(run(recipe, tmp_path / "run"))
+    pairs = {c.id: c for c in steps["sample"].records(Comparison)}
+    abstained = [p for p in steps["label"].records(Preference) if p.p_a is None]
+    assert {p.abstained for p in abstained} == {"no principle it was judged under applies"}
+    assert {p.comparison_id for p in abstained} == {
+        c.id for c in pairs.values() if "red 1" not in c.messages[0].content
+    }
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert f"{len(abstained)} abstained: no principle it was judged under applies." in report
+
+
+def test_a_check_is_asked_only_where_its_principle_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_module(
+        tmp_path / "site", "casecheck", "def longer(conversation, response):\n    return len(response) / 9999\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    recipe = write(tmp_path / "in", kind="a one in it")
+    constitution = recipe.parent / "constitution.yaml"
+    constitution.write_text(
+        constitution.read_text().replace("  - id: kind\n", "  - id: kind\n    check: casecheck:longer\n")
+    )
+    steps = steps_of(run(recipe, tmp_path / "run", "judging.principles_per_comparison=all"))
+    pairs = {c.id: c for c in steps["sample"].records(Comparison)}
+    mine = [j for j in steps["judge"].records(Judgment) if j.principle == KIND]
+    assert {j.mode for j in mine} == {"check", "applies"}
+    for judgment in mine:
+        pair = pairs[judgment.comparison_id]
+        assert (judgment.mode == "check") == ("red 1" in pair.messages[0].content)
+        assert judgment.raw and "p_applies" in judgment.raw
+        assert "PROBLEM" not in render_trace(trace(tmp_path / "run", judgment.id))
+
+
+def test_revising_draws_only_what_applies(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it", honest="nobody can tell")
+    result = run(recipe, tmp_path / "run", NO_JUDGE, "revise.rounds=3")
+    revise = steps_of(result)["revise"]
+    prompts = {p["id"]: p["messages"][0]["content"] for p in read(tmp_path / "run" / "prompts.jsonl")}
+    drawn = {True: set[str](), False: set[str]()}
+    for revision in revise.records(Revision):
+        drawn["red 1" in prompts[revision.prompt_id]] |= {step.principle for step in revision.rounds}
+        assert len(revision.rounds) == 3
+    assert drawn == {True: {KIND, SAFE}, False: {SAFE}}
+    names = [name for name in revise.manifest.outputs if name.startswith("applies-")]
+    verdicts = [verdict for name in names for verdict in revise.read(name, Applicability)]
+    assert len(names) == 4 and len(verdicts) == 2 * len(revise.records(Revision))
+    told = render_trace(trace(tmp_path / "run", revise.records(Revision)[0].id))
+    assert "applies: kind@1.0.0" in told and "PROBLEM" not in told
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_prompt_to_which_nothing_applies_keeps_its_answer_and_is_counted(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it")
+    sets = (NO_JUDGE, "revise.principles=[kind]", "sample.revisions=true")
+    result = run(recipe, tmp_path / "run", *sets)
+    revisions = steps_of(result)["revise"].records(Revision)
+    kept = [r for r in revisions if not r.rounds]
+    assert 0 < len(kept) < len(revisions) and all(r.final == r.initial and not r.usable for r in kept)
+    assert all(len(r.rounds) == 2 for r in revisions if r.rounds)
+    origins = [c.parents[0] for c in steps_of(result)["sample"].records(Comparison) if c.origin == "revision"]
+    assert origins and not set(origins) & {r.id for r in kept}
+    assert f"{len(kept)} more prompts kept their first answer" in (tmp_path / "run" / "report.html").read_text()
+    assert "the answer stays as it was" in render_trace(trace(tmp_path / "run", kept[0].id))
+    assert {step.reused for step in run(recipe, tmp_path / "run", *sets).steps} == {True}
+
+
+def test_without_replacement_the_rounds_end_with_the_principles_that_apply(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it", honest="a one in it")
+    result = run(recipe, tmp_path / "run", NO_JUDGE, "revise.replacement=false", "revise.rounds=3")
+    rounds = [[step.principle for step in r.rounds] for r in steps_of(result)["revise"].records(Revision)]
+    assert {len(given) for given in rounds} == {1, 3} and all(len(set(given)) == len(given) for given in rounds)
+
+
+def test_verdicts_lost_with_a_chunk_are_asked_again_and_end_in_the_same_bytes(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it")
+    first = steps_of(run(recipe, tmp_path / "run", NO_JUDGE))["revise"]
+    before = first.manifest.outputs
+    (first.folder / "applies-000001.jsonl").unlink()  # a stage without one of its files is not finished
+    again = run(recipe, tmp_path / "run", NO_JUDGE)
+    assert [step.reused for step in again.steps] == [False, True, True]
+    assert steps_of(again)["revise"].manifest.outputs == before
+
+
+def test_a_changed_case_recomputes_what_asks_it(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it")
+    run(recipe, tmp_path / "run")
+    path = recipe.parent / "constitution.yaml"
+    path.write_text(path.read_text().replace("a one in it", "really a one in it"))
+    redone = {step.name for step in run(recipe, tmp_path / "run").steps if not step.reused}
+    assert redone == {"revise", "judge", "label", "evaluate"}  # not the gate, which asks no case
+
+
+def test_a_judge_that_gives_no_probabilities_cannot_be_asked(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it")
+    with pytest.raises(ConfigError, match="gives no log-probabilities"):
+        run(recipe, tmp_path / "run", NO_JUDGE, "judge=openvino:qwen2.5-coder-1.5b")
