@@ -1,6 +1,7 @@
 """The constitutions we ship keep the rules we set for others: validated, locked, linted, measurable."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,4 +76,8 @@ def test_young_learners_shows_composition() -> None:
         "constitutional.checks:no_private_data",
         "constitutional.checks:complete",
     }
+    coded = {p.id: [(e.better, e.worse) for e in p.examples] for p in by_id.values() if p.check}
+    number = re.compile(r"\d{3,} ?\d{3,}")  # what the one check looks for; and the end of a sentence, for the other
+    assert all(number.search(worse) and not number.search(better) for better, worse in coded["no-numbers-of-people"])
+    assert all(better[-1] in ".?!" and worse[-1].isalpha() for better, worse in coded["comes-to-an-end"])
     assert [file.path.name for file in composed.extended] == ["minimal.yaml"] and composed.notes == ()
