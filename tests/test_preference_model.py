@@ -71,6 +71,16 @@ def test_learns_a_planted_preference(trained):
     assert result.model == PreferenceModel(folder).model == f"pm-{weights_digest(folder)}"
 
 
+def test_training_starts_undecided(trained, tiny, tmp_path):
+    pytest.importorskip("peft")
+    logs, settings = [], {**FAST, "num_train_epochs": 1}
+    train_preference_model(
+        planted(8), [], model=tiny, output=tmp_path / "pm", seed=0, trl=settings, lora={"r": 4}, on_log=logs.append
+    )
+    for first in (trained[2][0]["loss"], logs[0]["loss"]):
+        assert first == pytest.approx(math.log(2), abs=1e-6)  # every score is 0 before the first step
+
+
 def test_scores_equal_one_plain_forward_each(trained):
     folder, _, _ = trained
     dialogues = [
