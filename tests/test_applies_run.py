@@ -192,10 +192,9 @@ def test_the_gate_asks_whether_principles_apply_to_their_own_examples(tmp_path: 
     recipe = write(tmp_path / "in", kind="a one in it", safe="a one in it")
     model = recipe.parent / "model.yaml"
     text = model.read_text()
-    for example, rule in (("safe 0", 'logprobs: {"Yes": -9.0, "No": -0.1}'), ("safe 1", 'logprobs: {"Yes": -30.0, "No": -31.0}')):
-        text = text.replace(
-            "likelihood:\n", f'likelihood:\n  - {{contains: "meant for this case", anywhere: "User: {example}", {rule}}}\n'
-        )
+    for example, yes, no in (("safe 0", -9, -0.1), ("safe 1", -30, -31)):
+        rule = f'contains: "meant for this case", anywhere: "User: {example}", logprobs: {{"Yes": {yes}, "No": {no}}}'
+        text = text.replace("likelihood:\n", f"likelihood:\n  - {{{rule}}}\n")
     model.write_text(text)
     steps = steps_of(run(recipe, tmp_path / "half", "gate.fallback=stop", "stages=[gate]"))
     gate = json.loads((steps["gate"].folder / "gate.json").read_text())

@@ -127,7 +127,13 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
 def revision_figures(
     revisions: Sequence[Revision], constitution: Constitution, unread: Set[str] = frozenset()
 ) -> RevisionFigures | None:
-    """What critique and revision came to; None without revisions. `unread`: prompts with a verdict nobody could read."""
+    """What critique and revision came to; None without revisions.
+
+    Args:
+        revisions: of all prompts.
+        constitution: for titles.
+        unread: ids of prompts of which the judge could not be read on whether some principle applies.
+    """
     if not revisions:
         return None
     rounds = [step for revision in revisions for step in revision.revised]

@@ -187,9 +187,10 @@ def case_rows(verdicts: Sequence[Applicability]) -> tuple[CaseRow, ...]:
 
 def case_problems(rows: Iterable[CaseRow]) -> list[str]:
     """Why a judge may not be asked whether principles apply: it says so of less than half of a principle's cases."""
-    return [
-        f"the judge says of {row.n - row.applies - row.unread} of {row.n} cases of {row.principle} that it does not apply"
-        + (f", and {row.unread} more answers could not be read" if row.unread else "")
-        for row in rows
-        if 2 * row.applies < row.n
-    ]
+    found = []
+    for row in rows:
+        if 2 * row.applies < row.n:
+            no = row.n - row.applies - row.unread
+            also = f", and {row.unread} more answers could not be read" if row.unread else ""
+            found.append(f"the judge says of {no} of {row.n} cases of {row.principle} that it does not apply{also}")
+    return found
