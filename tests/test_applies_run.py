@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from own_checks import write_module
 from recipes import write_recipe
 
+from constitutional.audit.agreement import probability_agrees
 from constitutional.audit.trace import render_trace, trace
+from constitutional.backends import Backend, open_backend
 from constitutional.config import load_recipe
-from constitutional.errors import ConfigError
+from constitutional.errors import ConfigError, GateError
 from constitutional.feedback.applies import Applicability
 from constitutional.pipeline import RunOutcome, run_recipe
 from constitutional.records import Comparison, Judgment, Preference, Revision
 from constitutional.runs import StageResult
 
 KIND, HONEST, SAFE = (f"{name}@1.0.0" for name in ("kind", "honest", "safe"))
-JUDGE = """likelihood:
+YES = 'logprobs: {"Yes": -0.2231435513, "No": -1.6094379124}'
+JUDGE = f"""likelihood:
+  - {{contains: "meant for this case", anywhere: "User: kind", {YES}}}
+  - {{contains: "meant for this case", anywhere: "User: honest", {YES}}}
+  - {{contains: "meant for this case", anywhere: "User: safe", {YES}}}
+""" + """
   - {contains: "a one in it", anywhere: "red 1", logprobs: {"Yes": -0.2231435513, "No": -1.6094379124}}
   - {contains: "a one in it", logprobs: {"Yes": -2.3025850930, "No": -0.3566749439}}
   - {contains: "nobody can tell", logprobs: {"Yes": -30.0, "No": -31.0}}
@@ -56,7 +64,7 @@ def test_judging_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
     pairs = {c.id: c for c in steps["sample"].records(Comparison)}
     judgments = steps["judge"].records(Judgment)
     assert len(judgments) == 6 * len(pairs)
-    applying = 0
+    applying, lock = 0, json.loads((tmp_path / "run" / "lock.json").read_text())
     for judgment in judgments:
         one = "red 1" in pairs[judgment.comparison_id].messages[0].content
         said = json.loads(judgment.raw) if judgment.raw else None
@@ -67,10 +75,16 @@ def test_judging_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
         elif one:
             applying += 1
             assert judgment.mode == "logprob" and judgment.p_a is not None
-            assert said == {"p_applies": pytest.approx(0.8)}
+            assert said["applies"] == {
+                "p": pytest.approx(0.8),
+                "logprobs": [-0.2231435513, -1.6094379124],
+                "mass": pytest.approx(1.0),
+                "judge": judgment.judge,
+                "template": lock["templates"]["applies"],
+            }
         else:
             assert (judgment.mode, judgment.outcome, judgment.p_a) == ("applies", "not_applicable", None)
-            assert said == {"p_applies": pytest.approx(0.125)} and judgment.mass == pytest.approx(0.8)
+            assert said["applies"]["p"] == pytest.approx(0.125) and judgment.mass == pytest.approx(0.8)
     assert 0 < applying < 2 * len(pairs)
     for label in steps["label"].records(Preference):
         one = "red 1" in pairs[label.comparison_id].messages[0].content
@@ -81,7 +95,18 @@ def test_judging_leaves_out_what_does_not_apply(tmp_path: Path) -> None:
         cited = next(j.id for j in judgments if j.outcome == outcome)
         told = render_trace(trace(tmp_path / "run", cited))
         assert "PROBLEM" not in told and outcome in told
-    assert "p_applies" in told
+    yes = next(j for j in judgments if j.mode == "logprob" and j.raw)
+    told = render_trace(trace(tmp_path / "run", yes.id))
+    assert "p of applies: 0.8000" in told and f"judge of that: {yes.judge}" in told and "PROBLEM" not in told
+    assert f"template: applies of pack {lock['templates']['pack']}" in told
+    no = next(j for j in judgments if j.outcome == "not_applicable")
+    for judgment in (yes, no):
+        assert probability_agrees(judgment) == []
+        for old, new in (("-0.", "-1."), ('"p":0.', '"p":0.9')):
+            assert judgment.raw is not None and old in judgment.raw
+            damaged = judgment.model_copy(update={"raw": judgment.raw.replace(old, new, 1)})
+            assert "PROBLEM" in dict(probability_agrees(damaged))
+    assert "PROBLEM" in dict(probability_agrees(yes.model_copy(update={"raw": no.raw})))
     usage = sum(j.usage.prompt_tokens for j in judgments if j.mode == "applies" and j.order == "ba")
     assert usage == 0  # asked once, paid once
     assert "not applicable" in (tmp_path / "run" / "report.html").read_text()
@@ -121,7 +146,10 @@ def test_a_check_is_asked_only_where_its_principle_applies(tmp_path: Path, monke
     for judgment in mine:
         pair = pairs[judgment.comparison_id]
         assert (judgment.mode == "check") == ("red 1" in pair.messages[0].content)
-        assert judgment.raw and "p_applies" in judgment.raw
+        said = json.loads(judgment.raw or "")
+        assert said["applies"]["p"] == pytest.approx(0.8 if judgment.mode == "check" else 0.125)
+        damaged = judgment.model_copy(update={"raw": (judgment.raw or "").replace('"p":0.', '"p":0.9')})
+        assert probability_agrees(judgment) == [] and "PROBLEM" in dict(probability_agrees(damaged))
         assert "PROBLEM" not in render_trace(trace(tmp_path / "run", judgment.id))
 
 
@@ -140,6 +168,73 @@ def test_revising_draws_only_what_applies(tmp_path: Path) -> None:
     assert len(names) == 4 and len(verdicts) == 2 * len(revise.records(Revision))
     told = render_trace(trace(tmp_path / "run", revise.records(Revision)[0].id))
     assert "applies: kind@1.0.0" in told and "PROBLEM" not in told
+    unread = sum(verdict.applies is None for verdict in verdicts)
+    assert unread == len(prompts_of(revise)) and revise.manifest.failures == {"applies_invalid": unread}
+    assert f"{unread} times the judge could not be read" in (tmp_path / "run" / "report.html").read_text()
+
+
+def prompts_of(revise: StageResult) -> set[str]:
+    return {revision.prompt_id for revision in revise.records(Revision)}
+
+
+def test_a_prompt_on_which_the_judge_cannot_be_read_is_told_from_one_to_which_nothing_applies(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", honest="nobody can tell")
+    result = run(recipe, tmp_path / "run", NO_JUDGE, "revise.principles=[honest]")
+    revise = steps_of(result)["revise"]
+    count = len(revise.records(Revision))
+    assert count and revise.manifest.failures == {"applies_invalid": count} and result.failures >= count
+    figures = json.loads((tmp_path / "run" / "report.json").read_text())["revision"]
+    assert (figures["unrevised"], figures["undecided"]) == (0, count)
+    assert f"{count} kept theirs because the judge could not be read" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_gate_asks_whether_principles_apply_to_their_own_examples(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "in", kind="a one in it", safe="a one in it")
+    model = recipe.parent / "model.yaml"
+    text = model.read_text()
+    for example, yes, no in (("safe 0", -9, -0.1), ("safe 1", -30, -31)):
+        rule = f'contains: "meant for this case", anywhere: "User: {example}", logprobs: {{"Yes": {yes}, "No": {no}}}'
+        text = text.replace("likelihood:\n", f"likelihood:\n  - {{{rule}}}\n")
+    model.write_text(text)
+    steps = steps_of(run(recipe, tmp_path / "half", "gate.fallback=stop", "stages=[gate]"))
+    gate = json.loads((steps["gate"].folder / "gate.json").read_text())
+    assert gate["applies"] == [
+        {"principle": KIND, "n": 4, "applies": 4, "unread": 0},
+        {"principle": SAFE, "n": 4, "applies": 2, "unread": 1},
+    ]
+    assert gate["passed"] and steps["gate"].manifest.failures == {"applies_invalid": 1}
+    assert "2 of 4 (unread 1)" in (tmp_path / "half" / "report.html").read_text()
+    assert f"{SAFE} applies: 2 of 4 (unread 1)" in render_trace(trace(tmp_path / "half", steps["gate"].key))
+    model.write_text(text.replace("User: safe 0", "User: safe").replace("User: kind", "User: kindly"))
+    with pytest.raises(GateError) as caught:
+        run(recipe, tmp_path / "less", "gate.fallback=stop", "stages=[gate]")
+    assert f"the judge says of 4 of 4 cases of {KIND} that it does not apply" in str(caught.value)
+    assert f"3 of 4 cases of {SAFE} that it does not apply, and 1 more answer" in str(caught.value)
+    plain = write_recipe(tmp_path / "plain")
+    steps = steps_of(run(plain, tmp_path / "none", "stages=[gate]"))
+    assert "applies" not in json.loads((steps["gate"].folder / "gate.json").read_text())
+    assert set(steps["gate"].manifest.outputs) == {"data.jsonl", "failures.jsonl", "gate.json", "labelled.jsonl"}
+
+
+def test_roles_of_one_model_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counted(spec: str, **settings: Any) -> Backend:
+        opened.append(spec)
+        return open_backend(spec, **settings)
+
+    monkeypatch.setattr("constitutional.pipeline.context.open_backend", counted)
+    recipe = write(tmp_path / "in", kind="a one in it")
+    run(recipe, tmp_path / "run", "stages=[revise]")
+    assert len(opened) == 1
+
+
+def test_human_pairs_without_a_principle_for_all_of_them_stop_before_anything_is_written(tmp_path: Path) -> None:
+    case = "a one in it"
+    recipe = write(tmp_path / "in", kind=case, honest=case, safe=case)
+    with pytest.raises(ConfigError, match=r"gate\.human: there is no principle"):
+        run(recipe, tmp_path / "run", "gate.human=pairs.jsonl")
+    assert not (tmp_path / "run").exists()
 
 
 def read(path: Path) -> list[dict[str, object]]:
@@ -184,7 +279,7 @@ def test_a_changed_case_recomputes_what_asks_it(tmp_path: Path) -> None:
     path = recipe.parent / "constitution.yaml"
     path.write_text(path.read_text().replace("a one in it", "really a one in it"))
     redone = {step.name for step in run(recipe, tmp_path / "run").steps if not step.reused}
-    assert redone == {"revise", "judge", "label", "evaluate"}  # not the gate, which asks no case
+    assert redone == {"revise", "gate", "judge", "label", "evaluate"}
 
 
 def test_a_judge_that_gives_no_probabilities_cannot_be_asked(tmp_path: Path) -> None:

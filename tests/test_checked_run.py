@@ -10,7 +10,7 @@ import pytest
 from own_checks import SORRY, write_module
 from recipes import write_recipe
 
-from constitutional.audit.trace import render_trace, trace
+from constitutional.audit.trace import problems, render_trace, trace
 from constitutional.checks import Check, coded_digest
 from constitutional.config import load_recipe
 from constitutional.errors import ConstitutionError, GateError
@@ -174,6 +174,8 @@ def test_a_run_with_code_in_it(tmp_path, module):
     redone = {step.name for step in changed.steps if not step.reused}
     assert redone == {"revise", "sample", "gate", "judge", "label", "evaluate"}
     assert {name for name, step in steps_of(changed).items() if step.key != before[name]} == redone
+    told = trace(tmp_path / "run", mine[0].id)  # the ledger keeps what the code of before said
+    assert identity in render_trace(told) and all("comparison" in line for line in problems(told))
 
 
 def test_a_check_that_fails_on_an_item_is_counted_and_the_run_goes_on(tmp_path, module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import random
 import re
@@ -10,12 +11,14 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from constitution_files import principle, write
 from own_checks import SORRY, write_distribution, write_module
 from shared_data import sample
 
 from constitutional.checks import Check, coded_digest, complete, no_private_data, open_check, score
+from constitutional.checks.loading import _sources
 from constitutional.checks.private_data import private_data
 from constitutional.constitution import load_composed, load_constitution
 from constitutional.constitution.code import open_checks
@@ -55,6 +58,43 @@ def test_a_function_that_another_module_defines_brings_its_source(site):
     first = open_check("shown:says_sorry").identity
     hidden.write_text(SORRY + "\n")
     assert open_check("shown:says_sorry").identity != first
+
+
+def test_a_package_is_known_by_all_its_sources_wherever_it_lies(site):
+    def written(folder: Path, helper: str = "LIMIT = 3\n") -> str:
+        package = folder / "packed"
+        write_module(package / "inner", "helper", helper)
+        write_module(package, "__init__", "")
+        write_module(package, "mine", "from packed.inner.helper import LIMIT\n" + SORRY)
+        write_module(folder, "beside", f"# {helper}")  # another module of the folder is no part of it
+        for name in [name for name in sys.modules if name.partition(".")[0] == "packed"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        return open_check("packed.mine:says_sorry").identity
+
+    first = written(site)
+    assert first.startswith("check:packed.mine:says_sorry sha256:") and written(site) == first
+    assert written(site, "LIMIT = 4444\n") != first
+    (site / "packed" / "inner" / "helper.py").rename(site / "packed" / "inner" / "other.py")
+    moved = open_check("packed.mine:says_sorry").identity
+    assert moved not in (first, written(site, "LIMIT = 4444\n"))
+    (site / "packed" / "inner" / "other.py").unlink()
+    assert written(site) == first
+    (site / "packed").rename(site / "aside")
+    sys.path.insert(1, str(site / "aside_too"))
+    try:
+        assert written(site / "aside_too") == first
+    finally:
+        sys.path.remove(str(site / "aside_too"))
+
+
+def test_a_shipped_check_is_known_by_what_it_is_made_of():
+    import constitutional.checks.completeness as module
+
+    folder = Path(module.__file__ or "").parent
+    names = {name for name, _ in _sources(module, folder / "completeness.py")}
+    checks = {f"constitutional/checks/{file.name}" for file in folder.glob("*.py")}
+    assert names == checks | {"constitutional/text_metrics.py", "constitutional/records.py"}
 
 
 def test_an_entry_point_is_known_by_its_distribution(site):
@@ -116,7 +156,8 @@ def test_a_principle_may_be_code_and_nothing_else(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "value"), [(0, 0.0), (True, 1.0), (0.25, 0.25), (1, 1.0), (None, None), (float("-0.0"), 0.0)]
+    ("given", "value"), [(0, 0.0), (True, 1.0), (0.25, 0.25), (1, 1.0), (None, None), (float("-0.0"), 0.0),
+     (np.True_, 1.0), (np.False_, 0.0), (np.float32(0.25), 0.25)]
 )
 def test_scores(given, value):
     found = score(Check("mine", lambda conversation, response: given, "check:mine"), ASKED, "x")
@@ -141,6 +182,28 @@ def test_a_check_that_raises_is_an_error_on_one_line(error):
     assert len(found.error) <= 200
 
 
+class Unsaid(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(10**400, "OverflowError: "), (10**5000, "OverflowError: "), (Unsaid(), "ValueError: no words")]
+)
+def test_a_value_that_cannot_be_read_is_an_error_too(given, told):
+    found = score(Check("mine", lambda conversation, response: given, "check:mine"), ASKED, "x")
+    assert found.value is None and (found.error or "").startswith(f"check mine: {told}")
+
+
+def test_an_error_that_cannot_be_told_is_an_error_too():
+    def failing(conversation, response):
+        raise Unsaid
+
+    assert score(Check("mine", failing, "check:mine"), ASKED, "x").error == "check mine: Unsaid"
+
+
 def test_a_digest_covers_the_code():
     one = Principle(id="p", version="1.0.0", title="t", check="complete")
     assert coded_digest(one, None) == one.digest
@@ -163,6 +226,10 @@ PRIVATE = {
     "06 12 34 56 78": "telephone",
     "+49 (0) 30 1234567": "telephone",
     "080-1234-5678": "telephone",
+    "06.12.34.56.78": "telephone",
+    "+44.2079460958": "telephone",
+    "0306406152": "telephone",
+    "0-306-40615-3": "telephone",
     "4111 1111 1111 1111": "card",
     "5500-0000-0000-0004": "card",
     "078-05-1120": "ssn",
@@ -173,6 +240,9 @@ PUBLIC = (
     "me@mail.example.org", "a@b", "@handle", "415-555-0132", "1-800-273-8255", "0800 111 222 33", "116 123 or 988",
     "01.02.2024 12.30", "2024-01-02 03:04", "3.14159265358979", "978-3-16-148410-0", "192.168.100.200", "100,000,000",
     "4111 1111 1111 1112", "000-12-3456", "GB83 WEST 1234 5698 7654 32", "from 2020-2021, then 1990", "12345678",
+    "0.3333333333", "1/7 = 0.142857143", "0.25 0.125 0.0625 0.3333333333", "-0.0333333333", "4.111111111111111",
+    "0-306-40615-2", "ISBN 0306406152", "ISBN-10: 0306406152", "0 8044 2957 X", "ISBN-13: 9780306406157",
+    "978-0-306-40615-7",
 )  # fmt: skip
 
 

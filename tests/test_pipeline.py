@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from recipes import write_recipe
 
+from constitutional.audit.current import open_view
 from constitutional.config import load_recipe
 from constitutional.constitution import load_constitution
 from constitutional.display import Silent
@@ -171,6 +172,10 @@ def test_a_run_goes_on_under_another_constitution_only_when_that_is_asked_for_by
     arguments = ("run", str(recipe), "--out", str(tmp_path / "run"))
     assert cli(*arguments)[0] == 0
     before, first = outcome(tmp_path / "run"), constitution_digest(tmp_path)
+    with open_view(tmp_path / "run") as view:
+        judged = next(j.id for j in view.rows("judge", "data.jsonl", Judgment) if j.principle == "kind@1.0.0")
+        under = {r.id: [step.principle for step in r.rounds] for r in view.rows("revise", "data.jsonl", Revision)}
+        revised = next(revision for revision, refs in under.items() if "kind@1.0.0" in refs)
     path = tmp_path / "in" / "constitution.yaml"
     path.write_text(path.read_text().replace("is more kind?", "is kinder?"))
     second = constitution_digest(tmp_path)
@@ -183,6 +188,14 @@ def test_a_run_goes_on_under_another_constitution_only_when_that_is_asked_for_by
     kept = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "run" / "constitutions").iterdir()}
     asked = {digest: text["principles"][0]["comparison_request"] for digest, text in kept.items()}
     assert asked == {first: "Which response is more kind?", second: "Which response is kinder?"}
+    for cited in (judged, revised):
+        code, text = cli("trace", str(tmp_path / "run"), cited)
+        assert code == 0 and "PROBLEM" not in text, text
+        assert f"constitution: tiny@1.0.0 digest {first}, not the present one ({second})" in text
+    assert "comparison_request: Which response is more kind?" in cli("trace", str(tmp_path / "run"), judged)[1]
+    (tmp_path / "run" / "constitutions" / f"{first}.json").rename(tmp_path / "aside.json")
+    assert "PROBLEM: recorded with digest" in cli("trace", str(tmp_path / "run"), judged)[1]
+    (tmp_path / "aside.json").rename(tmp_path / "run" / "constitutions" / f"{first}.json")
     path.write_text(path.read_text().replace("version: 1.0.0\ntitle: Tiny", "version: 2.0.0\ntitle: Tiny"))
     assert "--accept-constitution tiny@2.0.0" in cli(*arguments)[1]
     assert cli(*arguments, "--accept-constitution", "tiny@2.0.0")[0] == 0

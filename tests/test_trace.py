@@ -241,7 +241,7 @@ def test_a_contradiction_is_said(run: Path, tmp_path: Path) -> None:
 
     changed = shutil.copytree(run, tmp_path / "gone")
     _rewrite(changed, "constitution.json", lambda c: c["principles"].pop(0))
-    assert any("not in the constitution stored" in line for line in problems(trace(changed, str(label["id"]))))
+    assert any("in no constitution stored" in line for line in problems(trace(changed, str(label["id"]))))
 
     changed = shutil.copytree(run, tmp_path / "lock")
     _rewrite(changed, "lock.json", lambda lock: lock["models"].update(judge="another"))
@@ -259,7 +259,7 @@ def test_a_contradiction_is_said(run: Path, tmp_path: Path) -> None:
 
 
 def test_records_that_do_not_follow_from_their_parents_are_said(run: Path) -> None:
-    from constitutional.audit import checks
+    from constitutional.audit import agreement
 
     with open_view(run) as view:
         index = build_index(view)
@@ -271,19 +271,19 @@ def test_records_that_do_not_follow_from_their_parents_are_said(run: Path) -> No
         revision = next(r for r in view.rows("revise", "data.jsonl", Revision) if r.id == sft.source_id)
         pair = view.rows("evaluate", "comparisons.jsonl", Comparison)[0]
         wrong = preference.model_copy(update={"p_a": 0.99})
-        assert not [f for f in checks.label_agrees(index, preference, judgments) if f[0] == "PROBLEM"]  # type: ignore[arg-type]
-        assert "PROBLEM" in dict(checks.label_agrees(index, wrong, judgments))  # type: ignore[arg-type]
+        assert not [f for f in agreement.label_agrees(index, preference, judgments) if f[0] == "PROBLEM"]  # type: ignore[arg-type]
+        assert "PROBLEM" in dict(agreement.label_agrees(index, wrong, judgments))  # type: ignore[arg-type]
         turned = judgments[0].model_copy(update={"order": "ba", "p_a": 0.9})  # type: ignore[union-attr]
-        assert checks.probability_agrees(turned) and not checks.probability_agrees(judgments[0])  # type: ignore[arg-type]
+        assert agreement.probability_agrees(turned) and not agreement.probability_agrees(judgments[0])  # type: ignore[arg-type]
         entries = index.entries
         swapped = row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen})
         label, comparison = entries[row.preference_id], entries[row.comparison_id]
-        assert checks.turned_as_labelled(swapped, label, comparison)
-        assert not checks.turned_as_labelled(row, label, comparison)
+        assert agreement.turned_as_labelled(swapped, label, comparison)
+        assert not agreement.turned_as_labelled(row, label, comparison)
         other = sft.model_copy(update={"completion": "something else"})
-        assert checks.completion_agrees(other, entries[revision.id])
-        assert not checks.completion_agrees(sft, entries[revision.id])
-        assert checks.parents_agree(index, pair.model_copy(update={"a": "x"})) and not checks.parents_agree(index, pair)
+        assert agreement.completion_agrees(other, entries[revision.id])
+        assert not agreement.completion_agrees(sft, entries[revision.id])
+        assert agreement.parents_agree(index, pair.model_copy(update={"a": "x"})) and not agreement.parents_agree(index, pair)
 
 
 def test_the_text_is_one_line_a_fact_without_control_characters(run: Path) -> None:

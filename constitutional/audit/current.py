@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 
 from constitutional.errors import RunError
+from constitutional.feedback.applies import Applicability
 from constitutional.ledger import Ledger, open_ledger_read_only
 from constitutional.principles import Constitution
 from constitutional.records import Prompt, Record
@@ -22,6 +23,18 @@ R = TypeVar("R", bound=Record)
 
 STEP_NAMES: tuple[str, ...] = get_args(StageName)
 """Every step a recipe can have, in order."""
+
+
+CHECKS_SUFFIX = ".checks.json"
+"""Beside a constitution a run keeps: what the code of its checks was, one object of `id@version` to identity a time."""
+
+
+@dataclass(frozen=True)
+class ConstitutionText:
+    """A constitution a run was made under, and the identities of its checks then."""
+
+    constitution: Constitution
+    checks: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,25 @@ class RunView:
         path = self.path / "ledger.sqlite"
         return open_ledger_read_only(path) if path.exists() else None
 
+    @cached_property
+    def texts(self) -> list[ConstitutionText]:
+        """Every constitution the run was made under with each code its checks had, the present one first.
+
+        Raises:
+            RunError: one of them cannot be read.
+        """
+        found = [ConstitutionText(self.constitution, dict(self.lock.get("checks", {})))]
+        for path in sorted((self.path / "constitutions").glob("[0-9a-f]*.json")):
+            if path.name.endswith(CHECKS_SUFFIX):
+                continue
+            text = _record(path, 1, _json(path), Constitution)
+            beside = path.with_name(path.stem + CHECKS_SUFFIX)
+            kept = _json(beside).get("checks") if beside.exists() else [{}]
+            if not isinstance(kept, list) or not all(isinstance(checks, dict) for checks in kept):
+                raise RunError(f"{beside}: expected a list of objects under 'checks'")
+            found += [ConstitutionText(text, checks) for checks in kept]
+        return found
+
     def step(self, name: str) -> StageResult | None:
         """The finished step of that name, or None.
 
@@ -70,6 +102,12 @@ class RunView:
         """
         result = self.step(name)
         return [] if result is None or file not in result.manifest.outputs else result.read(file, record_type)
+
+    def verdicts(self, name: str) -> list[Applicability]:
+        """What a step's judge said to whether principles apply; nothing where it was not asked. Raises as `rows`."""
+        result = self.step(name)
+        files = [file for file in result.manifest.outputs if file.startswith("applies")] if result else []
+        return [verdict for file in files for verdict in self.rows(name, file, Applicability)]
 
     def figures(self, name: str, file: str, record_type: type[R]) -> R | None:
         """The one record in a JSON file of a step; None when the step or the file is not there. Raises as `rows`."""

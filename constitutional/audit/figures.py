@@ -81,6 +81,11 @@ class ReportFigures(Record):
     evaluation_judging: tuple[PrincipleRow, ...]
     ledger: LedgerFigures | None
 
+    def unread_verdicts(self, step: str) -> int:
+        """How often a step's judge could not be read on whether a principle applies."""
+        failures = next((s.failures for s in self.steps if s.name == step), {})
+        return sum(n for kind, n in failures.items() if kind.startswith("applies_"))
+
 
 def report_figures(
     view: RunView, recipe: Recipe, constitution: Constitution, prompts: dict[str, Prompt]
@@ -99,7 +104,11 @@ def report_figures(
         lock=view.lock,
         prompts=_prompt_counts(prompts),
         steps=step_statuses(view),
-        revision=revision_figures(view.rows("revise", "data.jsonl", Revision), constitution),
+        revision=revision_figures(
+            view.rows("revise", "data.jsonl", Revision),
+            constitution,
+            {verdict.prompt_id for verdict in view.verdicts("revise") if verdict.applies is None},
+        ),
         gate=view.figures("gate", "gate.json", GateReport),
         judging=principle_rows(view.rows("judge", "data.jsonl", Judgment), constitution),
         labels=label_figures(view.rows("label", "data.jsonl", Preference)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from constitutional.audit.checks import (
+from constitutional.audit.agreement import (
+    applies_said,
     completion_agrees,
     label_agrees,
     parents_agree,
@@ -15,6 +16,7 @@ from constitutional.audit.trace_node import (
     Fact,
     TraceNode,
     check,
+    code_of,
     dialogue_text,
     ledger_facts,
     missing,
@@ -27,7 +29,6 @@ from constitutional.audit.trace_node import (
 )
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.evaluation.checked import CheckScore
-from constitutional.feedback.applies import Applicability
 from constitutional.feedback.gate import Labelled
 from constitutional.records import Answer, Comparison, Judgment, Preference, Prompt, Revision, RevisionRound
 from constitutional.runs import StageResult
@@ -89,12 +90,9 @@ def _revision(ix: Index, revision: Revision) -> TraceNode:
 
 def _verdicts(ix: Index, prompt_id: str) -> list[Fact]:
     """What the judge said to whether principles apply to a prompt, where it was asked before revising."""
-    step = ix.view.step("revise")
-    files = [name for name in step.manifest.outputs if name.startswith("applies-")] if step else []
-    said = [verdict for name in files for verdict in ix.view.rows("revise", name, Applicability)]
     return [
         (f"applies: {verdict.principle}", verdict.outcome if verdict.p_applies is None else f"{verdict.p_applies:.4f}")
-        for verdict in said
+        for verdict in ix.view.verdicts("revise")
         if verdict.prompt_id == prompt_id
     ]
 
@@ -166,13 +164,26 @@ def _judgment(ix: Index, judgment: Judgment, *, whole: bool) -> TraceNode:
 
 
 def _asked(ix: Index, judgment: Judgment) -> list[Fact]:
-    """Who judged: a model under a template, or a check."""
+    """Who judged, a model under a template or a check; and who said before that the principle applies, or does not."""
+    applies = _applies(ix, judgment)
     if judgment.mode != "check":
         facts = model_facts(ix, "judge", judgment.judge, "judge") + template_facts(ix, [judgment.template_digest])
-        return facts + ([("also said", judgment.raw)] if judgment.raw else [])
-    locked = ix.view.lock.get("checks", {}).get(judgment.principle)
-    same = check(judgment.judge == locked, f"the run locked {locked} as this principle's code, not {judgment.judge}")
-    return [("judge", judgment.judge), ("scores", judgment.raw or "none"), *same]
+        return facts + applies + ([("also said", judgment.raw)] if judgment.raw else [])
+    known = code_of(ix, judgment.principle)
+    same = check(judgment.judge in known, f"the run locked {known} as this principle's code, not {judgment.judge}")
+    return [("judge", judgment.judge), ("scores", judgment.raw or "none"), *same, *applies]
+
+
+def _applies(ix: Index, judgment: Judgment) -> list[Fact]:
+    said = applies_said(judgment)
+    if said is None:
+        return []
+    logprobs = ", ".join(f"{value:.4f}" for value in said.logprobs) or "none"
+    facts: list[Fact] = [("p of applies", "none" if said.p is None else f"{said.p:.4f}")]
+    facts += [("its log-probabilities", logprobs), ("its mass", "none" if said.mass is None else f"{said.mass:.4f}")]
+    if judgment.mode == "applies":  # told as the judgment's own
+        return facts
+    return facts + model_facts(ix, "judge of that", said.judge, "judge") + template_facts(ix, [said.template])
 
 
 def _preference(ix: Index, preference: Preference) -> TraceNode:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from constitutional.audit.index import Index
 from constitutional.audit.trace_node import (
-    PROBLEM,
     Fact,
     TraceNode,
     check,
@@ -90,17 +89,10 @@ def _principles(ix: Index, name: str, result: StageResult) -> list[TraceNode]:
 
 
 def _principle(ix: Index, row: object, requests: Sequence[str]) -> TraceNode:
-    """One row `[ref, text, ...]`, its texts checked against those of the constitution stored in the run."""
+    """One row `[ref, text, ...]`, its texts checked against those of the constitutions stored in the run."""
     if not isinstance(row, list) or len(row) != 1 + len(requests):
         return missing("principle", "?", "not recorded in the step's settings as its ref and its request texts")
-    ref = str(row[0])
-    node = principle_node(ix, ref, None, requests)
-    stored = next((p for p in ix.view.constitution.principles if p.ref == ref), None)
-    differ = [name for name, text in zip(requests, row[1:], strict=True) if stored and text != getattr(stored, name)]
-    problems = [
-        (PROBLEM, f"the step used another {name} than the constitution stored in the run has") for name in differ
-    ]
-    return node.model_copy(update={"facts": (*node.facts, *problems)})
+    return principle_node(ix, str(row[0]), None, requests, row[1:])
 
 
 def _outcome(ix: Index, name: str) -> list[Fact]:
@@ -124,7 +116,8 @@ def _outcome(ix: Index, name: str) -> list[Fact]:
         return [("rule", _counted(rules)), ("labels by principle", _counted(rows) or "none: no judge was asked")]
     if name == "gate" and (gate := view.figures("gate", "gate.json", GateReport)):
         verdict = "passed" if gate.passed else f"failed: {'; '.join(gate.reasons)}"
-        return [("gate", verdict), ("labels used", gate.labels)]
+        cases = [(f"{row.principle} applies", row.line) for row in gate.applies]
+        return [("gate", verdict), ("labels used", gate.labels), *cases]
     return []
 
 

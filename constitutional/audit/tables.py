@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from math import fsum
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from constitutional.feedback.label import opinions
 from constitutional.principles import Constitution
@@ -50,7 +52,8 @@ class RevisionFigures(Record):
     """What critique and revision came to. `flags` counts final revisions; a revision can carry several.
 
     `unrevised` prompts kept their first answer: no principle applies to them, or the checks drawn for them saw no need.
-    No figure after it counts them, nor any round without a revision.
+    Of `undecided` ones that the judge could not be read on whether a principle applies. No figure after these counts
+    them, nor any round without a revision; `undecided` is written only where there are some.
     """
 
     prompts: int
@@ -62,6 +65,14 @@ class RevisionFigures(Record):
     initial_words: float | None
     final_words: float | None
     principles: tuple[RevisionRow, ...]
+    undecided: int = 0
+
+    @model_serializer(mode="wrap")
+    def _without_none_undecided(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        if not self.undecided:
+            fields.pop("undecided", None)
+        return fields
 
 
 class LabelFigures(Record):
@@ -113,8 +124,16 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
     )
 
 
-def revision_figures(revisions: Sequence[Revision], constitution: Constitution) -> RevisionFigures | None:
-    """What critique and revision came to; None without revisions."""
+def revision_figures(
+    revisions: Sequence[Revision], constitution: Constitution, unread: Set[str] = frozenset()
+) -> RevisionFigures | None:
+    """What critique and revision came to; None without revisions.
+
+    Args:
+        revisions: of all prompts.
+        constitution: for titles.
+        unread: ids of prompts of which the judge could not be read on whether some principle applies.
+    """
     if not revisions:
         return None
     rounds = [step for revision in revisions for step in revision.revised]
@@ -125,7 +144,8 @@ def revision_figures(revisions: Sequence[Revision], constitution: Constitution) 
     under = {ref: [step for step in rounds if step.principle == ref] for ref in named}
     return RevisionFigures(
         prompts=len(revisions),
-        unrevised=len(revisions) - len(revised),
+        unrevised=sum(not revision.revised and revision.prompt_id not in unread for revision in revisions),
+        undecided=sum(not revision.revised and revision.prompt_id in unread for revision in revisions),
         rounds=len(rounds),
         usable=rate(sum(revision.usable for revision in revised), len(revised)),
         flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from constitutional.audit.index import Entry, Index
 from constitutional.checks import coded_digest
-from constitutional.principles import Principle
 from constitutional.records import Dialogue, Judgment, Record
 
 Fact = tuple[str, str]
@@ -71,36 +70,61 @@ def prompt_node(ix: Index, prompt_id: str, messages: Dialogue | None = None) -> 
     return TraceNode(kind="prompt", id=prompt.id, title=title, facts=tuple(facts))
 
 
-def principle_node(ix: Index, ref: str, digest: str | None, requests: Sequence[str]) -> TraceNode:
-    """The principle a record cites, checked against the constitution that the run stores.
+def principle_node(
+    ix: Index, ref: str, digest: str | None, requests: Sequence[str], recorded: Sequence[object] | None = None
+) -> TraceNode:
+    """The principle a record cites, looked up in every constitution the run was made under, the present one first.
 
     Args:
         ix: the run.
         ref: `id@version`.
         digest: as recorded with the citation; None where the record cites the name only.
         requests: which of its request texts reached a model.
+        recorded: these texts as the record holds them; None where it does not.
     """
-    constitution = ix.view.constitution
-    found: Principle | None = next((p for p in constitution.principles if p.ref == ref), None)
-    if found is None:
-        return missing("principle", ref, f"not in the constitution stored in the run ({constitution.ref})")
-    code = ix.view.lock.get("checks", {}).get(ref)
+    present = ix.view.texts[0].constitution
+    known = [
+        (text.constitution, text.checks.get(ref), principle)
+        for text in ix.view.texts
+        for principle in text.constitution.principles
+        if principle.ref == ref
+    ]
+    if not known:
+        return missing("principle", ref, f"in no constitution stored in the run (now {present.ref})")
+    cited = [
+        one
+        for one in known
+        if digest in (None, coded_digest(one[2], one[1]))
+        and (recorded is None or [getattr(one[2], name) for name in requests] == list(recorded))
+    ]
+    constitution, code, found = (cited or known)[0]
     expected = coded_digest(found, code)
     stated = digest or expected
-    facts = [("digest", stated), ("constitution", f"{constitution.ref} digest {constitution.digest}")]
+    earlier = "" if constitution.digest == present.digest else f", not the present one ({present.digest})"
+    facts = [("digest", stated), ("constitution", f"{constitution.ref} digest {constitution.digest}{earlier}")]
     facts += [("code", code)] if code else []
     facts += check(
         expected == stated,
         f"recorded with digest {stated}, but {ref} in the constitution stored in the run has {expected}",
     )
-    facts += check(
-        ix.view.lock.get("principles", {}).get(ref) == expected,
-        f"lock.json has another digest for {ref} than the constitution stored in the run",
-    )
+    if (constitution, code) == (present, ix.view.texts[0].checks.get(ref)):
+        facts += check(
+            ix.view.lock.get("principles", {}).get(ref) == expected,
+            f"lock.json has another digest for {ref} than the constitution stored in the run",
+        )
+    locked = ix.view.lock.get("constitution", {}).get("digest", present.digest)
+    facts += check(locked == present.digest, f"lock.json names constitution {locked}, constitution.json is another")
     texts = {name: getattr(found, name) for name in requests}
+    for name, said in zip(requests, recorded or (), strict=False):
+        facts += check(said == texts[name], f"the step used another {name} than the constitution stored in the run has")
     facts += [(name, text) for name, text in texts.items() if text]
     facts += [("source", found.source)] if found.source else []
     return TraceNode(kind="principle", id=ref, title=found.title, facts=tuple(facts))
+
+
+def code_of(ix: Index, ref: str) -> list[str]:
+    """Every identity a principle's check had in the run, the present one first."""
+    return list(dict.fromkeys(text.checks[ref] for text in ix.view.texts if ref in text.checks))
 
 
 def template_facts(ix: Index, digests: Sequence[str]) -> list[Fact]:

@@ -35,6 +35,9 @@ Equal arguments must give equal scores; True and False are 1 and 0.
 
 _SHOWN = 200
 
+_SHIPPED_SOURCES = ("checks/*.py", "text_metrics.py", "records.py")
+"""What the shipped checks are made of, from the package's folder: themselves and what they import for their scores."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -94,13 +97,13 @@ def score(check: Check, conversation: Dialogue, response: str) -> Score:
     """Calls a check on one answer; whatever goes wrong in it is an error that names it, never a score."""
     try:
         value = check.function(conversation, response)
-    except (Exception, SystemExit) as error:  # foreign code: one bad item must not end the run
-        return Score(None, _wrong(check, f"{type(error).__name__}: {error}"))
-    if value is None:
-        return Score(None)
-    if not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        if value is None:
+            return Score(None)
+        if _is_number(value) and 0 <= (number := float(value)) <= 1:
+            return Score(number)
         return Score(None, _wrong(check, f"gave {value!r:.80}, not a number in [0, 1] or None"))
-    return Score(float(value))
+    except (Exception, SystemExit) as error:  # foreign code, and foreign values: one bad item must not end the run
+        return Score(None, _wrong(check, _told(error)))
 
 
 def coded_digest(principle: Principle, identity: str | None) -> str:
@@ -111,6 +114,20 @@ def coded_digest(principle: Principle, identity: str | None) -> str:
         identity: its check's, None for a principle without one.
     """
     return principle.digest if identity is None else short_digest([principle.digest, identity])
+
+
+def _is_number(value: object) -> bool:
+    """Real numbers, and NumPy's own booleans, which are none to `numbers` (nor to `operator.index`)."""
+    numpy = sys.modules.get("numpy")  # a value of NumPy's is only made where somebody imported it
+    return isinstance(value, numbers.Real) or (numpy is not None and isinstance(value, numpy.bool_))
+
+
+def _told(error: BaseException) -> str:
+    """The error's kind and message; its kind alone where its message cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def _wrong(check: Check, what: str) -> str:
@@ -137,7 +154,7 @@ def _imported(name: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             message = f"no module '{error.name}' (is it installed, or its folder on PYTHONPATH?)"
         else:
-            message = f"module '{name}' cannot be imported: {type(error).__name__}: {error}"
+            message = f"module '{name}' cannot be imported: {_told(error)}"
         raise ConstitutionError(one_line(message)) from error
 
 
@@ -145,10 +162,11 @@ def _version(module: ModuleType, function: object, distributions: list[metadata.
     """`NAME==VERSION` of the distribution whose files hold the module, else the digest of the source.
 
     A distribution installed in place (`pip install -e`) keeps its version while its code changes; its file list does
-    not hold the module, so the source counts.
+    not hold the module, so the source counts: all of the package's, for a check may call any of it.
     """
     home = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__, module)
-    files = list(_files(module, home))
+    modules = {_file(found): found for found in (module, home)}
+    files = list(modules)
     if distributions is None:
         top = module.__name__.partition(".")[0]
         distributions = [metadata.distribution(name) for name in set(metadata.packages_distributions().get(top, []))]
@@ -158,16 +176,35 @@ def _version(module: ModuleType, function: object, distributions: list[metadata.
         if files[0] in {Path(str(path)).resolve() for path in held}:
             return f"{distribution.name}=={distribution.version}"
     try:
-        return "sha256:" + hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        sources = dict(source for file, found in modules.items() for source in _sources(found, file))
+        digests = [[name, hashlib.sha256(sources[name].read_bytes()).hexdigest()] for name in sorted(sources)]
+        return f"sha256:{short_digest(digests)}"
     except OSError as error:
         raise ConstitutionError(
             one_line(f"the source of module '{module.__name__}' cannot be read: {error}")
         ) from error
 
 
-def _files(*modules: ModuleType) -> Iterator[Path]:
-    """The modules' files, each once."""
-    for file in dict.fromkeys(getattr(module, "__file__", None) for module in modules):
-        if file is None:
-            raise ConstitutionError(f"module '{modules[0].__name__}' has no file to tell the version of its code by")
-        yield Path(file).resolve()
+def _file(module: ModuleType) -> Path:
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise ConstitutionError(f"module '{module.__name__}' has no file to tell the version of its code by")
+    return Path(file).resolve()
+
+
+def _sources(module: ModuleType, file: Path) -> Iterator[tuple[str, Path]]:
+    """The files that hold a module's code, by their path from above the top-level package; a lone module's own.
+
+    Of the package that the shipped checks stand in, only what they are made of: a change to a template or a trainer is
+    none to them.
+    """
+    top = module.__name__.partition(".")[0]
+    folders = [Path(folder).resolve() for folder in getattr(sys.modules.get(top), "__path__", ())]
+    home = next((folder for folder in folders if file.is_relative_to(folder)), None)
+    if home is None:
+        yield file.name, file
+        return
+    shipped = file.is_relative_to(Path(__file__).resolve().parent)
+    found = [path for pattern in (_SHIPPED_SOURCES if shipped else ["**/*.py"]) for path in home.glob(pattern)]
+    for path in {file, *found}:
+        yield f"{home.name}/{path.relative_to(home).as_posix()}", path

@@ -8,7 +8,7 @@ a probability: neither "applies" nor "does not".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,7 +17,7 @@ from pydantic import Field
 from constitutional.backends import Backend, Likelihood
 from constitutional.feedback.options import OPTION_TOKENS, option_probability
 from constitutional.principles import Principle
-from constitutional.records import Dialogue, Identified, Usage, digest
+from constitutional.records import Dialogue, Failure, Identified, Record, Usage, digest
 from constitutional.templates import TemplatePack
 
 APPLIES = 0.5
@@ -25,6 +25,30 @@ APPLIES = 0.5
 
 Known = Callable[[Sequence[str]], Mapping[str, "Applicability"]]
 """Looks up verdicts given before by key."""
+
+
+class Said(Record):
+    """What a judge said to whether a principle applies, as a judgment that rests on it keeps it in `raw`."""
+
+    p: float | None
+    template: str
+    judge: str
+    logprobs: tuple[float, ...]
+    mass: float | None
+
+
+class CaseRow(Record):
+    """The judge against the cases of one principle that its author wrote: how many it says the principle applies to."""
+
+    principle: str
+    n: int
+    applies: int
+    unread: int
+
+    @property
+    def line(self) -> str:
+        """`n of m (unread u)`."""
+        return f"{self.applies} of {self.n} (unread {self.unread})"
 
 
 class Applicability(Identified):
@@ -52,6 +76,13 @@ class Applicability(Identified):
     def applies(self) -> bool | None:
         """Whether the principle applies; None when the judge gave no usable answer."""
         return None if self.p_applies is None else self.p_applies >= APPLIES
+
+    @property
+    def said(self) -> Said:
+        """What a judgment keeps of it."""
+        return Said(
+            p=self.p_applies, template=self.template_digest, judge=self.judge, logprobs=self.logprobs, mass=self.mass
+        )
 
 
 @dataclass(frozen=True)
@@ -129,3 +160,37 @@ def _verdict(
         usage=Usage(prompt_tokens=likelihood.prompt_tokens if likelihood else 0),
         seed=seed,
     )
+
+
+def unread(verdicts: Iterable[Applicability], stage: str) -> list[Failure]:
+    """The verdicts that could not be read, as failures of their prompts: `applies_invalid` or `applies_error`."""
+    return [
+        Failure(item_id=v.prompt_id, stage=stage, kind=f"applies_{v.outcome}", message=v.principle)
+        for v in verdicts
+        if v.applies is None
+    ]
+
+
+def case_rows(verdicts: Sequence[Applicability]) -> tuple[CaseRow, ...]:
+    """One row a principle of the verdicts on its own cases, by `id@version`."""
+    by_ref = {ref: [v for v in verdicts if v.principle == ref] for ref in sorted({v.principle for v in verdicts})}
+    return tuple(
+        CaseRow(
+            principle=ref,
+            n=len(found),
+            applies=sum(v.applies is True for v in found),
+            unread=sum(v.applies is None for v in found),
+        )
+        for ref, found in by_ref.items()
+    )
+
+
+def case_problems(rows: Iterable[CaseRow]) -> list[str]:
+    """Why a judge may not be asked whether principles apply: it says so of less than half of a principle's cases."""
+    found = []
+    for row in rows:
+        if 2 * row.applies < row.n:
+            no = row.n - row.applies - row.unread
+            also = f", and {row.unread} more answers could not be read" if row.unread else ""
+            found.append(f"the judge says of {no} of {row.n} cases of {row.principle} that it does not apply{also}")
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from constitutional.checks import Check, Score, coded_digest, score
+from constitutional.feedback.applies import Applicability
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, Order, Outcome, RevisionRound, Usage, canonical_json
 
@@ -29,7 +30,7 @@ def judge_by_check(
     check: Check,
     keys: Mapping[Order, str],
     seed: int,
-    p_applies: float | None = None,
+    verdict: Applicability | None = None,
     usage: Usage = NOTHING,
 ) -> Iterator[Judgment]:
     """A comparison judged by a check, which is asked once; an error in the check is an `error`.
@@ -40,7 +41,7 @@ def judge_by_check(
         check: its opened check.
         keys: digests of the questions, one an order.
         seed: only recorded.
-        p_applies: recorded where a judge was asked first whether the principle applies.
+        verdict: recorded where a judge was asked first whether the principle applies.
         usage: what that cost; recorded with the first judgment.
     """
     texts = {"a": comparison.a, "b": comparison.b}
@@ -48,7 +49,8 @@ def judge_by_check(
     errors = [found.error for found in scores.values() if found.error is not None]
     outcome, p_a = ("error", None) if errors else compare_scores(scores["a"].value, scores["b"].value)
     said = {name: found.value for name, found in scores.items()}
-    said |= {} if p_applies is None else {"p_applies": p_applies}
+    plain = errors[0] if errors else canonical_json(said)
+    raw = plain if verdict is None else raw_json({"error": errors[0]} if errors else said, verdict)
     for order, key in keys.items():
         yield Judgment(
             key=key,
@@ -63,11 +65,16 @@ def judge_by_check(
             p_a=p_a,
             logprobs=(),
             mass=None,
-            raw=errors[0] if errors else canonical_json(said),
+            raw=raw,
             usage=usage,
             seed=seed,
         )
         usage = NOTHING
+
+
+def raw_json(said: Mapping[str, object], verdict: Applicability) -> str:
+    """What a judgment keeps beside its figures, with the answer to whether the principle applies that it rests on."""
+    return canonical_json({**said, "applies": verdict.said.model_dump(mode="json")})
 
 
 def unrevised_round(principle: Principle, check: Check, found: Score, answer: str) -> RevisionRound:

@@ -2,7 +2,8 @@
 
 It passes a source of labels (the constitution's own examples, and human-labelled pairs when the recipe names some) if
 the lower end of the 95 % interval of its accuracy is above chance and its order consistency reaches the bar. An answer
-that could not be read counts against the judge: it is not right, and it is not left out.
+that could not be read counts against the judge: it is not right, and it is not left out. Where principles are only for
+some conversations, the judge must see that in at least half of the examples their author gave each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from constitutional.errors import GateError
+from constitutional.feedback.applies import Applicability, CaseRow, case_problems, case_rows
 from constitutional.feedback.label import Opinion, opinions
 from constitutional.principles import Constitution, Principle
 from constitutional.prompts import HumanPair
@@ -50,7 +54,7 @@ class GateRow(Record):
 
 
 class GateReport(Record):
-    """What the gate measured and what follows from it."""
+    """What the gate measured and what follows from it. `applies` is written only where principles have a case."""
 
     judge: str
     template_digest: str
@@ -59,6 +63,14 @@ class GateReport(Record):
     passed: bool
     reasons: tuple[str, ...]
     labels: Literal["judge", "provenance", "none"]
+    applies: tuple[CaseRow, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_cases(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        if not self.applies:
+            fields.pop("applies", None)
+        return fields
 
 
 def labelled_examples(
@@ -137,6 +149,7 @@ def measure_gate(
     min_order_consistency: float,
     fallback: Literal["stop", "provenance"],
     principles: Sequence[Principle] = (),
+    verdicts: Sequence[Applicability] = (),
 ) -> GateReport:
     """Measures the judge and decides whether its labels may be used.
 
@@ -150,6 +163,7 @@ def measure_gate(
         principles: all that take part in judging, where some of them are code. What a check makes of its examples is
             no evidence of the judge: it has a row of its own, and fails the gate when it is not right on most of them.
             Where all are code there is no judge to measure.
+        verdicts: what the judge said to whether principles apply to their own examples, which are all cases of theirs.
     """
     by_comparison = opinions(judgments)
     answered = []
@@ -181,6 +195,8 @@ def measure_gate(
         for row in rows
         if row.name in by_check and row.accuracy <= CHANCE
     ]
+    cases = case_rows(verdicts)
+    reasons += case_problems(cases)
     passed = not reasons
     return GateReport(
         judge=judge,
@@ -190,6 +206,7 @@ def measure_gate(
         passed=passed,
         reasons=tuple(reasons),
         labels="judge" if passed else "provenance" if fallback == "provenance" else "none",
+        applies=cases,
     )
 
 

@@ -4,7 +4,7 @@ For every comparison, principle and order the judge is asked which answer it pre
 options' log-probabilities. The judgment keeps both log-probabilities, the options' mass, the template, the judge, the
 order and the seed. Judgments go to the ledger as they are: no clamping, no averaging, no repair. A principle that is
 code is judged by its check (`feedback.checked`). Where a principle's `applies_when` is asked first and does not hold,
-the judgment is `not_applicable`, of mode `applies`: it holds what the judge said to that.
+the judgment is `not_applicable`, of mode `applies`; every judgment made after that question holds the answer to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from constitutional.backends import Backend, Likelihood
 from constitutional.checks import NO_CHECKS, Check, coded_digest
 from constitutional.feedback.applies import Applicability, applies
-from constitutional.feedback.checked import judge_by_check
+from constitutional.feedback.checked import judge_by_check, raw_json
 from constitutional.feedback.options import OPTION_TOKENS, option_probability
 from constitutional.principles import Principle
 from constitutional.records import (
@@ -27,7 +27,6 @@ from constitutional.records import (
     Order,
     Outcome,
     Usage,
-    canonical_json,
     digest,
     seed_for,
 )
@@ -151,9 +150,8 @@ def judge(
         one, check = group[0], group[0].check
         assert check is not None
         verdict, cost = verdicts.get(one.case), unpaid.pop(one.case, Usage())
-        p_applies = verdict.p_applies if verdict else None
         keys = {question.order: question.key for question in group}
-        for judgment in judge_by_check(one.comparison, one.principle, check, keys, seed, p_applies, cost):
+        for judgment in judge_by_check(one.comparison, one.principle, check, keys, seed, verdict, cost):
             found[judgment.key] = judgment
     fresh = [question for question in asked if question.key not in found]
     fitting = [question for question in fresh if backend.room(question.dialogue) >= OPTION_TOKENS]
@@ -164,9 +162,8 @@ def judge(
             yield found[question.key]
         else:
             verdict, cost = verdicts.get(question.case), unpaid.pop(question.case, Usage())
-            said = None if verdict is None else canonical_json({"p_applies": verdict.p_applies})
             likelihood = by_key.get(question.key)
-            yield _judgment(question, likelihood, pack.digest("judge"), backend.model, seed, said, cost)
+            yield _judgment(question, likelihood, pack.digest("judge"), backend.model, seed, verdict, cost)
 
 
 def _verdicts(
@@ -200,7 +197,7 @@ def _left_out(question: Question, verdict: Applicability, usage: Usage) -> Judgm
         p_a=None,
         logprobs=verdict.logprobs,
         mass=verdict.mass,
-        raw=verdict.raw if verdict.p_applies is None else canonical_json({"p_applies": verdict.p_applies}),
+        raw=verdict.raw if verdict.p_applies is None else raw_json({}, verdict),
         usage=usage,
         seed=verdict.seed,
     )
@@ -212,10 +209,10 @@ def _judgment(
     template: str,
     judge_model: str,
     seed: int,
-    said: str | None,
+    verdict: Applicability | None,
     before: Usage,
 ) -> Judgment:
-    """The judge's answer; `said` and `before` are what it said, and spent, when asked whether the principle applies."""
+    """The judge's answer; `verdict` and `before`: what it said, and spent, when asked whether the principle applies."""
     outcome: Outcome = "error"
     p_first: float | None = None
     mass: float | None = None
@@ -223,6 +220,7 @@ def _judgment(
         outcome, p_first, mass = option_probability(likelihood.logprobs)
     p_a = p_first if p_first is None or question.order == "ab" else 1 - p_first
     finite = likelihood is not None and all(map(math.isfinite, likelihood.logprobs))
+    error = None if likelihood else "too long for the judge's context"
     return Judgment(
         key=question.key,
         comparison_id=question.comparison.id,
@@ -236,7 +234,7 @@ def _judgment(
         p_a=p_a,
         logprobs=likelihood.logprobs if likelihood and finite else (),
         mass=mass,
-        raw=said if likelihood else "too long for the judge's context",
+        raw=error if verdict is None else raw_json({} if error is None else {"error": error}, verdict),
         usage=Usage(prompt_tokens=before.prompt_tokens + (likelihood.prompt_tokens if likelihood else 0)),
         seed=seed,
     )

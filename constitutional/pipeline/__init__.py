@@ -15,14 +15,15 @@ from pathlib import Path
 
 import yaml
 
+from constitutional.audit.current import CHECKS_SUFFIX
 from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
 from constitutional.checks import coded_digest
 from constitutional.display import Display, Silent
-from constitutional.errors import ConfigError, GateError, nearest
+from constitutional.errors import ConfigError, GateError, RunError, nearest
 from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
-from constitutional.pipeline.checks import (
+from constitutional.pipeline.preflight import (
     check_constitution,
     check_ledger,
     check_models,
@@ -230,4 +231,16 @@ def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
     kept.parent.mkdir(exist_ok=True)
     for path in (kept, folder.path / "constitution.json"):
         write_atomic(path, constitution.to_json() + "\n")
+    if identities:
+        _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
     write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.prompts))
+
+
+def _keep_code(path: Path, identities: dict[str, str]) -> None:
+    """Adds what the code of a constitution's checks is now to what it was before under the same text."""
+    try:
+        known = json.loads(path.read_bytes())["checks"] if path.exists() else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read: move the run folder aside") from error
+    if identities not in known:
+        write_atomic(path, json.dumps({"checks": [*known, identities]}, indent=2) + "\n")

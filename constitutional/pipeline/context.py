@@ -109,6 +109,12 @@ class Inputs:
             )
         return found
 
+    @property
+    def asked_of_pairs(self) -> list[Principle]:
+        """The principles the gate puts to the judge on human-labelled pairs: those that are for every conversation."""
+        judging = self.taking_part("judge")
+        return [p for p in judging if p.ref not in self.checks and p.applies_when is None]
+
     def code_key(self, principles: Sequence[Principle]) -> dict[str, object]:
         """What a step's key holds of the checks it uses; nothing where it uses none."""
         used = [[p.ref, self.checks[p.ref].identity] for p in principles if p.ref in self.checks]

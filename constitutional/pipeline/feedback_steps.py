@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from constitutional.feedback.applies import Applicability, applies
+from constitutional.feedback.applies import Applicability, applies, unread
 from constitutional.feedback.respond import respond
 from constitutional.feedback.revise import revise
 from constitutional.feedback.sample import compare_revision, sample
@@ -18,6 +18,7 @@ from constitutional.records import (
     seed_for,
 )
 from constitutional.runs import StageResult, write_atomic
+from constitutional.runs.logs import read_rows
 
 
 def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -47,9 +48,9 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         },
         {},
     )
-    policy, critic = Lazy(ctx, ctx.spec("policy")), Lazy(ctx, ctx.spec("feedback"))
-    judge = Lazy(ctx, ctx.spec("judge"))
-    same = ctx.spec("policy") == ctx.spec("feedback")
+    specs = [ctx.spec(role) for role in ("policy", "feedback", "judge")]
+    opened = {spec: Lazy(ctx, spec) for spec in specs}  # roles of one model share it
+    policy, critic, judge = (opened[spec] for spec in specs)
 
     def work(chunk: Sequence[Prompt], index: int) -> Iterator[Revision | Failure]:
         verdicts: list[Applicability] = []
@@ -61,7 +62,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         return revise(
             chunk,
             policy=policy.backend,
-            critic=policy.backend if same else critic.backend,
+            critic=critic.backend,
             pack=ctx.pack,
             principles=principles,
             policy_sampling=draw,
@@ -79,8 +80,14 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
     stage.run_chunks(
         prompts, work, chunk_size=ctx.recipe.chunk_size, output_type=Revision, progress=ctx.display.progress
     )
+    if (finished := stage.result()) is not None:
+        return finished
     chunks = range(0, len(prompts), ctx.recipe.chunk_size) if conditions else []
-    return stage.finish(outputs=[_verdicts(index) for index, _ in enumerate(chunks)])
+    names = [_verdicts(index) for index, _ in enumerate(chunks)]
+    said = [
+        Applicability.model_validate(row) for name in names for _, row in read_rows(stage.folder / name)
+    ]  # from the files: the chunks of an earlier attempt are not done again
+    return stage.finish(outputs=names, failed=unread(said, "revise"))
 
 
 def _verdicts(chunk: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from constitutional.config import resolve_path
-from constitutional.errors import ConfigError
+from constitutional.feedback.applies import Applicability, applies, unread
 from constitutional.feedback.gate import (
     GateReport,
     Labelled,
@@ -26,17 +26,17 @@ from constitutional.runs import Stage, StageResult, write_atomic
 
 
 def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Labelled comparisons → the judge's answers → pass or fail (Judgment records, labelled.jsonl, gate.json)."""
+    """Labelled comparisons → the judge's answers → pass or fail (Judgment records, labelled.jsonl, gate.json).
+
+    Where principles have an `applies_when`, the judge is asked it of their own examples, too (applies.jsonl).
+    """
     settings, principles = ctx.recipe.gate, ctx.taking_part("judge")
     asked = {p.ref for p in principles}
     examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle, checks=True)
     labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
-        by_judge = [p for p in principles if p.ref not in ctx.checks and p.applies_when is None]
-        if not by_judge:
-            raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
-        labelled += labelled_pairs(pairs, by_judge)
+        labelled += labelled_pairs(pairs, ctx.asked_of_pairs)
     stage = ctx.folder.stage(
         number,
         "gate",
@@ -44,6 +44,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
             "labelled": [[item.comparison.id, list(item.principles)] for item in labelled],
             "settings": settings.model_dump(mode="json", exclude={"human", "human_limit", "examples_per_principle"}),
             **_judge_key(ctx, principles),
+            **ctx.case_key(principles),
         },
         {},
     )
@@ -54,6 +55,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     if (finished := stage.result()) is not None:
         return finished
     answered = judged(ctx, comparisons, assigned)
+    verdicts = _cases(ctx, labelled, by_ref)
     report = measure_gate(
         labelled,
         answered,
@@ -62,10 +64,29 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         min_order_consistency=settings.min_order_consistency,
         fallback=settings.fallback,
         principles=principles,
+        verdicts=verdicts,
     )
     write_atomic(stage.folder / "gate.json", report.to_json() + "\n")
     write_atomic(stage.folder / "labelled.jsonl", "".join(item.to_json() + "\n" for item in labelled))
-    return stage.finish(outputs=["gate.json", "labelled.jsonl"], ledger_head=ctx.ledger.head)
+    outputs = ["gate.json", "labelled.jsonl"]
+    if verdicts:
+        write_atomic(stage.folder / "applies.jsonl", "".join(verdict.to_json() + "\n" for verdict in verdicts))
+        outputs.append("applies.jsonl")
+    for row in report.applies:
+        ctx.display.say(f"{row.principle} applies: {row.line}")
+    return stage.finish(outputs=outputs, ledger_head=ctx.ledger.head, failed=unread(verdicts, "gate"))
+
+
+def _cases(ctx: Context, labelled: Sequence[Labelled], by_ref: Mapping[str, Principle]) -> list[Applicability]:
+    """What the judge says to whether principles apply to their own examples; nothing where none has a case."""
+    backend = Lazy(ctx, ctx.spec("judge"))
+    verdicts: list[Applicability] = []
+    for ref, principle in by_ref.items():
+        own = [item.comparison for item in labelled if item.source == "examples" and ref in item.principles]
+        asked = {c.prompt_id: c.messages for c in own} if principle.applies_when is not None else {}
+        if asked:
+            verdicts += applies(asked, [principle], backend=backend.backend, pack=ctx.pack, seed=ctx.recipe.seed)
+    return verdicts
 
 
 def load_gate(result: StageResult) -> GateReport:

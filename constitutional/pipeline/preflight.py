@@ -42,15 +42,18 @@ def check_steps(steps: Sequence[str]) -> None:
 
 
 def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
-    """Comparisons that a setting adds find what they are made of.
+    """Comparisons that a setting adds find what they are made of, and a principle to ask them under.
 
     Raises:
-        ConfigError: `sample.revisions` without revisions, or `pm.contrast` without helpful answers.
+        ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
+            without a principle for the judge that applies to every pair.
     """
     if inputs.recipe.sample.revisions and "sample" in steps and "revise" not in steps:
         raise ConfigError("stages: sample.revisions needs 'revise', which is left out")
     if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
         raise ConfigError("stages: pm.contrast needs 'helpful', which is left out")
+    if inputs.recipe.gate.human is not None and "gate" in steps and not inputs.asked_of_pairs:
+        raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
 
 
 def check_models(inputs: Inputs, steps: Sequence[str]) -> None:

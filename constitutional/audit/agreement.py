@@ -1,4 +1,4 @@
-"""Checks that a record says the same as the records it was made from."""
+"""Whether a record says the same as the records it was made from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from constitutional.audit.index import Entry, Index
 from constitutional.audit.trace_node import Fact, check
 from constitutional.evaluation.answers import EvaluatedAnswer
+from constitutional.feedback.applies import APPLIES, Said
 from constitutional.feedback.checked import compare_scores
 from constitutional.feedback.gate import Labelled, sureness
 from constitutional.feedback.label import opinions
@@ -58,8 +59,42 @@ def _sureness_agrees(ix: Index, preference: Preference) -> list[Fact]:
     return facts + check(abs(p - (preference.p_a or 0)) < _CLOSE, f"the gate gives {p:.4f}, not {preference.p_a:.4f}")
 
 
+def applies_said(judgment: Judgment) -> Said | None:
+    """What the judge said when it was asked first whether the principle applies; None where a judgment holds none."""
+    try:
+        raw = json.loads(judgment.raw or "null")
+        return Said.model_validate(raw["applies"]) if isinstance(raw, dict) and "applies" in raw else None
+    except (ValueError, RecursionError):  # plain text: what went wrong
+        return None
+
+
+def _applies_agrees(judgment: Judgment) -> list[Fact]:
+    """Whether the p of "applies" follows from its log-probabilities, and the judgment from that p."""
+    said = applies_said(judgment)
+    if said is None:
+        return []
+    facts: list[Fact] = []
+    if len(said.logprobs) == 2:  # infinite ones are not recorded
+        p = option_probability(said.logprobs)[1]
+        same = p is not None and said.p is not None and abs(p - said.p) < _CLOSE
+        facts += check(same, f"p of applies is {said.p}, but its log-probabilities give {p}")
+    if judgment.mode == "applies":
+        own = (said.logprobs, said.mass, said.judge, said.template)
+        recorded = (judgment.logprobs, judgment.mass, judgment.judge, judgment.template_digest)
+        facts += check(own == recorded, "it holds another answer to whether its principle applies than its own")
+    follows = said.p is not None and (said.p >= APPLIES) == (judgment.mode != "applies")
+    return facts + check(follows, f"of mode {judgment.mode}, though p of applies is {said.p}")
+
+
 def probability_agrees(judgment: Judgment) -> list[Fact]:
-    """The p of a judgment against its own log-probabilities and order, or the scores of a check."""
+    """The p of a judgment against its own log-probabilities and order, or the scores of a check.
+
+    Also that of what it rests on: whether its principle applies.
+    """
+    return _applies_agrees(judgment) + _preference_agrees(judgment)
+
+
+def _preference_agrees(judgment: Judgment) -> list[Fact]:
     if judgment.mode == "check" and judgment.outcome != "error":
         scores = json.loads(judgment.raw or "{}")
         outcome = compare_scores(scores.get("a"), scores.get("b"))
