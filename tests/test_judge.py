@@ -159,6 +159,26 @@ def test_how_sure_a_judge_is_where_it_is_right(tmp_path):
     assert sureness(examples, found) == pytest.approx((0.9 + 0.6) / 2)
     with pytest.raises(GateError, match="right on none"):
         sureness(examples[1:2], found)
+    unread = [j.model_copy(update={"outcome": "error", "p_a": None}) for j in found]
+    with pytest.raises(GateError, match="right on none"):
+        sureness(examples, unread)
+
+
+def test_what_a_check_says_is_no_sureness_of_the_judge(tmp_path):
+    by_text = constitution(3).principles[0]
+    by_code = by_text.model_copy(update={"id": "code", "check": "complete"})
+    examples = [
+        e.model_copy(update={"principles": (by_text.ref, by_code.ref)}) for e in labelled_examples(constitution(3))
+    ]
+    asked = ask(
+        scripted(tmp_path, "likelihood: [{keyword: sorry, p: 0.7}]"), [e.comparison for e in examples], [by_text]
+    )
+    certain = [j.model_copy(update={"mode": "check", "principle": by_code.ref, "p_a": 1.0}) for j in asked]
+    assert sureness(examples, [*asked, *certain]) == pytest.approx(0.7)
+    assert sureness(examples, certain) == 1.0  # all is code: nobody to measure
+    wrong = [j.model_copy(update={"p_a": 0.2}) for j in asked]
+    with pytest.raises(GateError, match="right on none"):
+        sureness(examples, [*wrong, *certain])
 
 
 def test_assigned_principles_depend_on_the_comparison_alone():

@@ -213,10 +213,17 @@ def measure_gate(
 def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment]) -> float:
     """How sure the judge is where it is right: its mean p of the better answer, over both orders.
 
+    What checks say does not count: they are right or wrong, and say nothing of how sure a judge is. Where they alone
+    were asked there is no judge to measure, and labels are as certain as theirs: 1.
+
     Raises:
         GateError: it is right nowhere.
     """
-    by_comparison = opinions(judgments)
+    cases = {(item.comparison.id, ref) for item in labelled for ref in item.principles}
+    asked = [j for j in judgments if j.mode == "logprob" and (j.comparison_id, j.principle) in cases]
+    if not asked:
+        return 1.0
+    by_comparison = opinions(asked)
     given = [
         o for item in labelled for o in by_comparison.get(item.comparison.id, []) if o.principle in item.principles
     ]

@@ -3,13 +3,14 @@
 A principle's opinion on a comparison is the mean of p over both orders, which cancels a constant position bias; an
 opinion that lacks one order is left out, and so are ties of a check and principles that do not apply. Rules: `sampled`
 takes one random principle per comparison (Bai et al. 2022, section 4.1), `mean` the average over principles,
-`weighted` the average by the principles' weights, `tiers` the average over the highest tier that is decisive.
+`weighted` the average by the principles' weights, `tiers` the average over the highest tier that is decisive. A tier
+that could not be read is not left open: none below it decides in its place.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,9 @@ from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, Outcome, Preference, seed_for
 
 Rule = Literal["sampled", "mean", "weighted", "tiers"]
+
+_FAILED: frozenset[Outcome] = frozenset({"refused", "invalid", "error"})
+_ROUNDING = 1e-12  # 0.6 - 0.5 is less than 0.1 in floating point
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,20 @@ def label(
         principles: those whose opinions count.
         rule: how opinions become one label.
         margin: of the rule `tiers`: the tier of lowest number whose mean opinion is at least this far from one half
-            decides alone; where none is, the label abstains.
+            decides alone. Where none is, or one that could not be read in full is not, the label abstains.
         seed: of the draws of the rule `sampled`.
     """
     weights = {principle.ref: principle.weight for principle in principles}
     judgments = list(judgments)
-    by_comparison, silent = opinions(judgments), _silent(judgments)
+    by_comparison, silent, failed = opinions(judgments), _silent(judgments), _failed(judgments)
     for comparison in comparisons:
         found = [o for o in by_comparison.get(comparison.id, []) if o.principle in weights]
         why = _why(silent.get(comparison.id, set()))
         if rule == "sampled" and found:
             found = [random.Random(seed_for(seed, "label", comparison.id)).choice(found)]
-        elif rule == "tiers" and found:
-            found, why = _decisive(found, principles, margin), f"no tier is {margin} or more from one half"
+        elif rule == "tiers":
+            unread = failed.get(comparison.id, set()) - {o.principle for o in found}
+            found, why = _decisive(found, unread, principles, margin, why)
         if not found:
             yield Preference(
                 comparison_id=comparison.id,
@@ -100,14 +105,35 @@ def label(
         )
 
 
-def _decisive(found: Sequence[Opinion], principles: Sequence[Principle], margin: float) -> list[Opinion]:
-    """The opinions of the highest tier whose mean is at least `margin` from one half; none where no tier's is."""
+def _decisive(
+    found: Sequence[Opinion], unread: Set[str], principles: Sequence[Principle], margin: float, unheard: str
+) -> tuple[list[Opinion], str]:
+    """The opinions of the highest tier whose mean is at least `margin` from one half; else none, and why.
+
+    Args:
+        found: the opinions.
+        unread: principles whose judgments failed. Their tier decides by its other opinions or stops the search.
+        principles: all that count.
+        margin: the distance.
+        unheard: why, where there is no opinion at all and none failed.
+    """
     tiers = {principle.ref: principle.tier for principle in principles}
-    for tier in sorted({tiers[opinion.principle] for opinion in found}):
+    for tier in sorted(set(tiers.values())):
         given = [opinion for opinion in found if tiers[opinion.principle] == tier]
-        if abs(sum(opinion.p_a for opinion in given) / len(given) - 0.5) >= margin:
-            return given
-    return []
+        if given and abs(sum(opinion.p_a for opinion in given) / len(given) - 0.5) >= margin - _ROUNDING:
+            return given, ""
+        if any(tiers.get(ref) == tier for ref in unread):
+            return [], f"tier {tier} could not be read"
+    return [], f"no tier is {margin} or more from one half" if found else unheard
+
+
+def _failed(judgments: Iterable[Judgment]) -> dict[str, set[str]]:
+    """Per comparison id, the principles of the judgments that failed."""
+    found: dict[str, set[str]] = {}
+    for judgment in judgments:
+        if judgment.outcome in _FAILED:
+            found.setdefault(judgment.comparison_id, set()).add(judgment.principle)
+    return found
 
 
 def _silent(judgments: Iterable[Judgment]) -> dict[str, set[Outcome]]:
