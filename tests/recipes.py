@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from constitutional.config import load_recipe, resolve_path
+from constitutional.constitution import load_constitution
+from constitutional.pipeline import RunOutcome, run_recipe
+
 MODEL = """
 delay: {delay}
 jitter: 1.0
@@ -60,3 +64,10 @@ def write_recipe(folder: Path, *, delay: float = 0.0, prompts: int = 14) -> Path
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE)
     return recipe
+
+
+def run_again(recipe: Path, out: Path, *sets: str) -> RunOutcome:
+    """Runs a recipe, in the same folder even when its constitution was changed."""
+    loaded = load_recipe(recipe, sets)
+    constitution = load_constitution(str(resolve_path(recipe, loaded.constitution)))
+    return run_recipe(loaded, recipe, out, accept_constitution=constitution.digest)

@@ -8,29 +8,31 @@ from typing import Any
 
 import pytest
 from own_checks import write_module
-from recipes import write_recipe
+from recipes import run_again, write_recipe
 
 from constitutional.audit.agreement import probability_agrees
 from constitutional.audit.trace import render_trace, trace
 from constitutional.backends import Backend, open_backend
-from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, GateError
 from constitutional.feedback.applies import Applicability
-from constitutional.pipeline import RunOutcome, run_recipe
+from constitutional.pipeline import RunOutcome
 from constitutional.records import Comparison, Judgment, Preference, Revision
 from constitutional.runs import StageResult
 
 KIND, HONEST, SAFE = (f"{name}@1.0.0" for name in ("kind", "honest", "safe"))
 YES = 'logprobs: {"Yes": -0.2231435513, "No": -1.6094379124}'
-JUDGE = f"""likelihood:
+JUDGE = (
+    f"""likelihood:
   - {{contains: "meant for this case", anywhere: "User: kind", {YES}}}
   - {{contains: "meant for this case", anywhere: "User: honest", {YES}}}
   - {{contains: "meant for this case", anywhere: "User: safe", {YES}}}
-""" + """
+"""
+    + """
   - {contains: "a one in it", anywhere: "red 1", logprobs: {"Yes": -0.2231435513, "No": -1.6094379124}}
   - {contains: "a one in it", logprobs: {"Yes": -2.3025850930, "No": -0.3566749439}}
   - {contains: "nobody can tell", logprobs: {"Yes": -30.0, "No": -31.0}}
 """
+)
 NO_JUDGE = "stages=[revise, helpful, sample]"
 
 
@@ -47,7 +49,7 @@ def write(folder: Path, **cases: str) -> Path:
 
 
 def run(recipe: Path, out: Path, *sets: str) -> RunOutcome:
-    return run_recipe(load_recipe(recipe, sets), recipe, out)
+    return run_again(recipe, out, *sets)
 
 
 def steps_of(outcome: RunOutcome) -> dict[str, StageResult]:

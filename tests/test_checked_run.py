@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from own_checks import SORRY, write_module
-from recipes import write_recipe
+from recipes import run_again, write_recipe
 
 from constitutional.audit.evaluation_table import render_evaluation
 from constitutional.audit.trace import problems, render_trace, trace
 from constitutional.checks import Check, coded_digest
-from constitutional.config import load_recipe
 from constitutional.errors import ConstitutionError, GateError
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.evaluation.checked import CheckScore
@@ -22,7 +21,6 @@ from constitutional.feedback.checked import compare_scores, judge_by_check
 from constitutional.feedback.judge import ORDERS
 from constitutional.feedback.label import label, opinions
 from constitutional.feedback.revise import revise
-from constitutional.pipeline import run_recipe
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Failure, Judgment, Preference, Prompt, Revision, Sampling, user
 from constitutional.statistics import wilson
@@ -59,7 +57,7 @@ def with_code(recipe: Path, text: str = CODE, only: bool = False) -> None:
 
 def run(recipe: Path, out: Path, *sets: str):
     sys.modules.pop("sorrycheck", None)
-    return run_recipe(load_recipe(recipe, sets), recipe, out)
+    return run_again(recipe, out, *sets)
 
 
 def steps_of(outcome) -> dict:

@@ -156,8 +156,18 @@ def test_a_principle_may_be_code_and_nothing_else(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "value"), [(0, 0.0), (True, 1.0), (0.25, 0.25), (1, 1.0), (None, None), (float("-0.0"), 0.0),
-     (np.True_, 1.0), (np.False_, 0.0), (np.float32(0.25), 0.25)]
+    ("given", "value"),
+    [
+        (0, 0.0),
+        (True, 1.0),
+        (0.25, 0.25),
+        (1, 1.0),
+        (None, None),
+        (float("-0.0"), 0.0),
+        (np.True_, 1.0),
+        (np.False_, 0.0),
+        (np.float32(0.25), 0.25),
+    ],
 )
 def test_scores(given, value):
     found = score(Check("mine", lambda conversation, response: given, "check:mine"), ASKED, "x")
@@ -190,7 +200,9 @@ class Unsaid(Exception):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [(10**400, "OverflowError: "), (10**5000, "OverflowError: "), (Unsaid(), "ValueError: no words")]
+    ("given", "told"),
+    [(10**400, "OverflowError: "), (10**5000, "OverflowError: "), (Unsaid(), "ValueError: no words")],
+    ids=["large", "larger than Python prints", "without words"],
 )
 def test_a_value_that_cannot_be_read_is_an_error_too(given, told):
     found = score(Check("mine", lambda conversation, response: given, "check:mine"), ASKED, "x")

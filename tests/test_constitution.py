@@ -14,7 +14,7 @@ BAD = [
         HEAD + "  - id: idle\n    version: 1.0.0\n    title: Idle\n",
         [
             "5:5: principles.0: principle 'idle' has no request "
-            "(give one of critique_request, revision_request, comparison_request)"
+            "(give one of critique_request, revision_request, comparison_request, check)"
         ],
     ),
     (HEAD + GOOD.replace("Which is kinder?", '" "'), ["8:5: principles.0.comparison_request: empty text"]),

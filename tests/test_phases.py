@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recipes import write_recipe
+from recipes import run_again, write_recipe
 
-from constitutional.config import load_recipe
 from constitutional.errors import ConfigError
-from constitutional.pipeline import RunOutcome, run_recipe
+from constitutional.pipeline import RunOutcome
 from constitutional.records import Judgment, Preference, Revision
 
 KIND, HONEST, SAFE = (f"{name}@1.0.0" for name in ("kind", "honest", "safe"))
@@ -27,7 +26,7 @@ def with_phases(recipe: Path, **phases: str) -> None:
 
 
 def run(recipe: Path, out: Path, *sets: str) -> RunOutcome:
-    return run_recipe(load_recipe(recipe, sets), recipe, out)
+    return run_again(recipe, out, *sets)
 
 
 def asked(outcome: RunOutcome) -> dict[str, set[str]]:

@@ -64,7 +64,13 @@ def test_the_row_over_all_principles_is_of_the_judge_alone() -> None:
         }  # fmt: skip
         return [
             Judgment.model_validate(
-                {**shared, "key": order, "order": order, "p_a": q, "outcome": "not_applicable" if q is None else "preference"}
+                {
+                    **shared,
+                    "key": order,
+                    "order": order,
+                    "p_a": q,
+                    "outcome": "not_applicable" if q is None else "preference",
+                }
             )
             for order, q in zip(("ab", "ba"), p, strict=True)
         ]

@@ -283,7 +283,9 @@ def test_records_that_do_not_follow_from_their_parents_are_said(run: Path) -> No
         other = sft.model_copy(update={"completion": "something else"})
         assert agreement.completion_agrees(other, entries[revision.id])
         assert not agreement.completion_agrees(sft, entries[revision.id])
-        assert agreement.parents_agree(index, pair.model_copy(update={"a": "x"})) and not agreement.parents_agree(index, pair)
+        assert agreement.parents_agree(index, pair.model_copy(update={"a": "x"})) and not agreement.parents_agree(
+            index, pair
+        )
 
 
 def test_the_text_is_one_line_a_fact_without_control_characters(run: Path) -> None:

@@ -51,7 +51,8 @@ def render(
     a: Annotated[str | None, typer.Option("--a", help="The first answer; likewise.")] = None,
     b: Annotated[str | None, typer.Option("--b", help="The second answer; likewise.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens a recipe keeps for the answer; the model's default when not given.", min=1)
+        int | None,
+        typer.Option(help="Tokens a recipe keeps for the answer; the model's default when not given.", min=1),
     ] = None,
 ) -> None:
     """Show the exact text a model is asked with: chat template, control tokens, token count, room.

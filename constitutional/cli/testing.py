@@ -140,7 +140,9 @@ def _open_ledger(path: Path | None) -> Iterator[Ledger | None]:
     from constitutional.ledger import open_ledger
 
     if (path.resolve().parent / "run.yaml").exists():
-        raise LedgerError(f"{path}: lies in the folder of a run, whose ledger takes the run's own judgments: name another")
+        raise LedgerError(
+            f"{path}: lies in the folder of a run, whose ledger takes the run's own judgments: name another"
+        )
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

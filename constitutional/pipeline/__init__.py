@@ -23,6 +23,10 @@ from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, RunError, nearest
 from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
+from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
+from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
+from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.preflight import (
     check_constitution,
     check_ledger,
@@ -31,10 +35,6 @@ from constitutional.pipeline.preflight import (
     check_sources,
     check_steps,
 )
-from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
-from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
-from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
-from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
