@@ -91,7 +91,7 @@ def test_bump_finds_the_file_and_raises_the_number_asked_for(file: Path, monkeyp
     assert call("bump", "kind", "--minor") == "kind@1.1.0\n"
     assert call("bump", "kind", "--major") == "kind@2.0.0\n"
     assert "give one of" in call("bump", "kind", "--major", "--minor", code=2)
-    with pytest.raises(ConstitutionError, match=r"no constitution here .* 'knd'"):
+    with pytest.raises(ConstitutionError, match=r"no constitution here .* 'knd' \(did you mean 'kind'\?\)"):
         call("bump", "knd")
     (file.parent / "twin.yaml").write_bytes(file.read_bytes())
     with pytest.raises(ConstitutionError, match=r"several constitutions .* \(mine.yaml, twin.yaml\): name the file"):

@@ -69,21 +69,24 @@ def file_with(principle_id: str) -> Path:
     Raises:
         ConstitutionError: none does, or several do; names them.
     """
-    found = []
+    found, ids = [], set[str]()
     for path in sorted(path for folder in ("", "constitutions/") for path in Path().glob(f"{folder}*")):
         if path.suffix not in SUFFIXES:
             continue
         with suppress(ConstitutionalError):  # a recipe, or a file with a mistake of its own
             file, _, _ = read_file(path)
-            if any(p.id == principle_id for p in file.principles) or "version" in file.override.get(principle_id, {}):
+            stated = {p.id for p in file.principles} | {id for id, by in file.override.items() if "version" in by}
+            ids |= stated
+            if principle_id in stated:
                 found.append(path)
     if len(found) == 1:
         return found[0]
-    there = "several constitutions" if found else "no constitution here or in constitutions/"
-    names = f" ({', '.join(map(str, found))})" if found else ""
-    raise ConstitutionError(
-        one_line(f"{there} with a principle '{principle_id}'{names}: name the file, bump {principle_id} FILE")
-    )
+    if found:
+        names = ", ".join(map(str, found))
+        message = f"several constitutions with a principle '{principle_id}' ({names}): name the file, too"
+    else:
+        message = f"no constitution here or in constitutions/ states '{principle_id}'{nearest(principle_id, ids)}"
+    raise ConstitutionError(one_line(message))
 
 
 def raised(version: str, part: Part) -> str:
