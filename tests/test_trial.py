@@ -303,7 +303,9 @@ def coded(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator
     text = CONSTITUTION.replace("    title: Alpha\n", "    title: Alpha\n    check: trialcheck:good\n")
     text = text.replace("critique_request: What is wrong?", "check: trialcheck:good")
     constitution.write_text(text.replace("{prompt: p, better: b, worse: w}", "{prompt: p, better: mute, worse: w}"))
-    script.write_text('likelihood:\n  - {contains: "A", keyword: bad}\n  - {contains: "Which is B?", keyword: good}\n')
+    script.write_text(
+        'likelihood:\n  - {contains: "Which is A?", keyword: bad}\n  - {contains: "Which is B?", keyword: good}\n'
+    )
     yield constitution, script
     sys.modules.pop("trialcheck", None)
 
@@ -353,7 +355,7 @@ def test_rows_of_checks_are_marked_and_code_alone_needs_no_judge(coded: tuple[Pa
     lines = [" ".join(line.split()) for line in text.splitlines()]
     at = next(i for i, line in enumerate(lines) if line.startswith("alpha@"))
     assert lines[at].startswith("alpha@1.0.0 1/2 2/2 0.75 [0.30, 0.95] 1 ") and lines[at + 1] == "by its check"
-    assert lines.count("by its check") == 2 and any(line.endswith("; 5 judged by checks") for line in lines)
+    assert lines.count("by its check") == 2 and "of these 5 examples are judged by checks, not by the judge" in lines
     assert max(map(len, text.splitlines())) <= 100 and "by its check: code judges" in text
     rows = json.loads(call(*command, "--json"))["principles"]
     assert [bool(row["by_check"]) for row in rows] == [True, False, True]

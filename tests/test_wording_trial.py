@@ -19,7 +19,7 @@ from constitutional.cli.app import app
 from constitutional.constitution import load_constitution
 from constitutional.errors import ConfigError, ConstitutionError, DataError
 from constitutional.paired_tests import holm, sign_test
-from constitutional.statistics import rate, wilson
+from constitutional.statistics import rate, wilson, with_interval
 from constitutional.templates import load_pack
 
 PACK = load_pack("chat")

@@ -7,7 +7,7 @@ written down, how it is asked, and what came back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from constitutional.backends import Backend
@@ -110,7 +110,7 @@ class Asking:
     """Stores the judgments of each chunk when it is done."""
     progress: Progress | None = None
     """Told after every chunk."""
-    checks: Mapping[str, Check] = NO_CHECKS
+    checks: Mapping[str, Check] = field(default_factory=lambda: NO_CHECKS)
     """The opened checks of principles that are code, by `id@version`; these judge in the backend's place."""
 
 

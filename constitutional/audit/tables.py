@@ -93,8 +93,8 @@ def mean(values: Sequence[float]) -> float | None:
 def principle_rows(judgments: Sequence[Judgment], constitution: Constitution) -> tuple[PrincipleRow, ...]:
     """One row a principle, in the constitution's order (then those it no longer has), and last one over all.
 
-    The last one is of the judge: it counts what the judge was asked, and neither checks, which would make any judge look
-    consistent, nor principles that did not apply. Without such judgments there is no last row.
+    The last one is of the judge: it counts what the judge was asked, and neither checks, which would make any judge
+    look consistent, nor principles that did not apply. Without such judgments there is no last row.
     """
     if not judgments:
         return ()

@@ -13,8 +13,8 @@ from constitutional.statistics import Rate, with_interval
 _LEGEND = {
     "pass rate": "tuning, gate: right answers in each split; pass rate: both together, with its 95 % interval",
     "unread": "unread: examples without a readable answer in both orders; they count as not right",
-    "by its check": "by its check: code judges, as in a run, and no wording is asked; unread are the examples it scores\n"
-    "  alike, says nothing of or fails on",
+    "by its check": "by its check: code judges, as in a run, and no wording is asked; unread: what it scores alike,\n"
+    "  says nothing of or fails on",
     "orders": "orders: same verdict whichever answer is read first, of the readable ones",
     "negated": "negated: opposite verdict under the negated request (gap: mean |p - (1 - p negated)|)",
     "paraphr.": "paraphr.: same verdict under the paraphrases",
@@ -44,8 +44,9 @@ def trial_lines(trial: Trial) -> list[str]:
     coded = sum(row.right.n for row in trial.principles if row.by_check)
     lines.append(
         f"overall accuracy: {with_interval(overall)} of {overall.n}, all examples of all principles, both splits; "
-        f"{trial.unusable} unread" + (f"; {coded} judged by checks" if coded else "")
+        f"{trial.unusable} unread"
     )
+    lines += [f"of these {coded} examples are judged by checks, not by the judge"] if coded else []
     lines.append(f"judge {trial.judge}, templates {trial.templates}, constitution {trial.constitution}")
     names = {*_columns(trial), *(["by its check"] if coded else [])}
     return [printable(line) for line in (*lines, *(text for name, text in _LEGEND.items() if name in names))]
