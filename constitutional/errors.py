@@ -79,3 +79,8 @@ def nearest(name: str, legal: Iterable[str]) -> str:
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def shortened(text: str, width: int, mark: str = "...") -> str:
+    """The text in at most `width` characters; `mark` stands for what is left out at its end."""
+    return text if len(text) <= width else text[: width - len(mark)] + mark

@@ -41,6 +41,17 @@ class Rate(Record):
         return self.count / self.n if self.n else 0.0
 
 
+def bracketed(interval: Interval, *, signed: bool = False) -> str:
+    """`[0.30, 0.95]`; signed, with the sign of both ends."""
+    form = "+.2f" if signed else ".2f"
+    return f"[{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def with_interval(value: Rate) -> str:
+    """`0.75 [0.30, 0.95]`; a dash for a share of nothing."""
+    return f"{value.share:.2f} {bracketed(value.interval)}" if value.n else "—"
+
+
 class WinRate(Record):
     """Mean outcome of paired comparisons (1 win, 0.5 tie, 0 loss) with its interval."""
 

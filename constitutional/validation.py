@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from constitutional.errors import ConstitutionalError, nearest, one_line
+from constitutional.errors import ConstitutionalError, nearest, one_line, shortened
 
 Loc = tuple[str | int, ...]
 Marks = dict[Loc, str]
@@ -73,8 +73,7 @@ def _lines(error: ValidationError, marks: Marks, model: type[BaseModel], under: 
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(json.dumps(value, ensure_ascii=False), 60)
 
 
 def _fields(model: type[BaseModel], loc: Loc) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constitutional import statistics
-from constitutional.errors import DataError
+from constitutional.errors import DataError, shortened
 from constitutional.statistics import (
     Interval,
     bootstrap_mean,
@@ -207,3 +207,15 @@ def test_bad_arguments_give_one_clear_line(call: object, message: str) -> None:
 def test_importing_the_module_does_not_import_numpy() -> None:
     code = "import sys, constitutional.statistics; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_share_is_written_with_its_interval_and_a_share_of_nothing_is_no_zero() -> None:
+    assert statistics.with_interval(statistics.rate(3, 4)) == "0.75 [0.30, 0.95]"
+    assert statistics.with_interval(statistics.rate(0, 4)) == "0.00 [0.00, 0.49]"
+    assert statistics.with_interval(statistics.rate(0, 0)) == "—"
+    assert statistics.bracketed(Interval(low=-0.1, high=0.25), signed=True) == "[-0.10, +0.25]"
+
+
+def test_what_is_shortened_keeps_its_width() -> None:
+    assert [shortened("abcdef", width) for width in (6, 5, 4)] == ["abcdef", "ab...", "a..."]
+    assert shortened("abcdef", 5, "…") == "abcd…"

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from embedded_model import require
+from own_checks import write_module
 from typer.testing import CliRunner
 
 from constitutional.audit.probes import Asking, answer, examples_of, worded
 from constitutional.audit.trial import plan, run_trial
 from constitutional.backends import open_backend
+from constitutional.checks import coded_digest
 from constitutional.cli.app import app
-from constitutional.constitution import load_constitution
+from constitutional.constitution import load_composed, load_constitution
+from constitutional.constitution.code import open_checks
 from constitutional.errors import BackendError, ConfigError, ConstitutionError, LedgerError
 from constitutional.feedback.gate import labelled_examples, measure_gate
 from constitutional.feedback.judge import judge, questions
@@ -264,6 +269,100 @@ def test_a_ledger_is_held_by_one_process(files: tuple[Path, Path], tmp_path: Pat
         pytest.raises(LedgerError, match=r"l\.sqlite: in use by another process"),
     ):
         call("test", file, "--judge", f"scripted:{script}", "--ledger", tmp_path / "l.sqlite")
+
+
+def test_the_ledger_of_a_run_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    file, script = files
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text("")
+    (tmp_path / "link.sqlite").symlink_to(run / "ledger.sqlite")
+    for path in (run / "ledger.sqlite", tmp_path / "link.sqlite"):
+        with pytest.raises(LedgerError, match=r"sqlite: lies in the folder of a run") as caught:
+            call("test", file, "--judge", f"scripted:{script}", "--ledger", path)
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in run.iterdir()] == ["run.yaml"]
+
+
+CODE = """
+def good(conversation, response):
+    if conversation[0].content == "twisted":
+        return 0.5
+    if "mute" in response:
+        return None
+    return float("good" in response)
+"""
+
+
+@pytest.fixture
+def coded(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """`alpha` has a check beside its request, `silent` a check alone; the judge is wrong under A, if it is asked."""
+    constitution, script = files
+    write_module(constitution.parent / "site", "trialcheck", CODE)
+    monkeypatch.syspath_prepend(str(constitution.parent / "site"))
+    text = CONSTITUTION.replace("    title: Alpha\n", "    title: Alpha\n    check: trialcheck:good\n")
+    text = text.replace("critique_request: What is wrong?", "check: trialcheck:good")
+    constitution.write_text(text.replace("{prompt: p, better: b, worse: w}", "{prompt: p, better: mute, worse: w}"))
+    script.write_text(
+        'likelihood:\n  - {contains: "Which is A?", keyword: bad}\n  - {contains: "Which is B?", keyword: good}\n'
+    )
+    yield constitution, script
+    sys.modules.pop("trialcheck", None)
+
+
+def test_a_principle_that_is_code_is_tried_by_its_check_as_a_run_judges_it(coded: tuple[Path, Path]) -> None:
+    composed = load_composed(str(coded[0]))
+    constitution, checks = composed.constitution, open_checks(composed)
+    trial = run_trial(constitution, asking(coded[1], checks=checks), cross=1)
+    alpha, beta, silent = trial.principles
+    identity = checks[alpha.principle].identity
+    assert (alpha.by_check, beta.by_check, silent.by_check) == (identity, None, identity)
+    assert (alpha.right.count, alpha.right.n, alpha.unusable) == (3, 4, 1)  # "twisted" is a tie
+    assert (silent.right.count, silent.right.n, silent.unusable) == (0, 1, 1)  # it says nothing of "mute"
+    assert alpha.negation is None and alpha.paraphrases is None
+    assert [(u.principle, u.reason) for u in trial.untested] == [("bare@1.0.0", "no examples")]
+    mine = [q for q in trial.questions if q.principle == alpha.principle]
+    assert {q.wording for q in mine} == {"request", "cross"} and {q.request for q in mine} == {""}
+    digest = coded_digest(constitution.principle("alpha"), identity)
+    assert {(j.mode, j.judge, j.principle_digest) for q in mine for j in q.judgments} == {("check", identity, digest)}
+    labelled = labelled_examples(constitution, checks=True)
+    judged = list(
+        judge(
+            [item.comparison for item in labelled],
+            assigned=[[constitution.principle(item.principles[0])] for item in labelled],
+            backend=open_backend(f"scripted:{coded[1]}"),
+            pack=PACK,
+            seed=5,
+            checks=checks,
+        )
+    )
+    assert {j.key for j in judged if j.mode == "check"} <= {j.key for q in trial.questions for j in q.judgments}
+    report = measure_gate(
+        labelled, judged, judge="", template_digest="", min_order_consistency=0, fallback="stop",
+        principles=constitution.principles,
+    )  # fmt: skip
+    assert {row.name: (row.correct, row.n, row.unusable) for row in report.principles} == {
+        "alpha@1.0.0": (2, 2, 0),
+        "beta@2.0.0": (2, 2, 0),
+        "silent@1.0.0": (0, 1, 1),
+    }
+
+
+def test_rows_of_checks_are_marked_and_code_alone_needs_no_judge(coded: tuple[Path, Path], tmp_path: Path) -> None:
+    file, script = coded
+    command = ("test", file, "--judge", f"scripted:{script}", "--display", "none")
+    text = call(*command)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    at = next(i for i, line in enumerate(lines) if line.startswith("alpha@"))
+    assert lines[at].startswith("alpha@1.0.0 1/2 2/2 0.75 [0.30, 0.95] 1 ") and lines[at + 1] == "by its check"
+    assert lines.count("by its check") == 2 and "of these 5 examples are judged by checks, not by the judge" in lines
+    assert max(map(len, text.splitlines())) <= 100 and "by its check: code judges" in text
+    rows = json.loads(call(*command, "--json"))["principles"]
+    assert [bool(row["by_check"]) for row in rows] == [True, False, True]
+    script.write_text("no_logprobs: true")
+    whole = file.read_text()
+    file.write_text(whole[: whole.index("  - id: beta")])
+    assert json.loads(call(*command, "--json"))["overall"]["count"] == 3
 
 
 @pytest.mark.parametrize("pack", ["chat", "transcript"])

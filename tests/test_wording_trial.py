@@ -11,7 +11,6 @@ from scipy.stats import binomtest, false_discovery_control
 from typer.testing import CliRunner
 
 from constitutional.audit.probes import Asking
-from constitutional.audit.trial_table import with_interval
 from constitutional.audit.wording_candidates import TOGETHER, candidates, contests
 from constitutional.audit.wording_table import wording_lines
 from constitutional.audit.wording_trial import ALPHA, WordingRow, best, compare_wordings, confirm
@@ -20,7 +19,7 @@ from constitutional.cli.app import app
 from constitutional.constitution import load_constitution
 from constitutional.errors import ConfigError, ConstitutionError, DataError
 from constitutional.paired_tests import holm, sign_test
-from constitutional.statistics import rate, wilson
+from constitutional.statistics import rate, wilson, with_interval
 from constitutional.templates import load_pack
 
 PACK = load_pack("chat")

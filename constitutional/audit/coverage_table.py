@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from constitutional.audit.coverage import Coverage
-from constitutional.audit.trial_table import with_interval
 from constitutional.display import printable
+from constitutional.errors import shortened
 from constitutional.records import Prompt
+from constitutional.statistics import with_interval
 
 SHOWN = 10
 """Prompts listed in the terminal; the JSON has them all."""
@@ -53,6 +54,6 @@ def _listed(title: str, prompts: Sequence[Prompt]) -> Iterator[str]:
         yield f"{title} {len(prompts)} of the prompts:"
     for prompt in prompts[:SHOWN]:
         text = " ".join(prompt.messages[-1].content.split())
-        yield f"  {prompt.id}  {text if len(text) <= 78 else text[:75] + '...'}"
+        yield f"  {prompt.id}  {shortened(text, 78)}"
     if len(prompts) > SHOWN:
         yield f"  and {len(prompts) - SHOWN} more (--json lists all)"

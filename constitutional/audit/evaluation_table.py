@@ -6,7 +6,7 @@ from pathlib import Path
 
 from constitutional.audit.current import open_view
 from constitutional.evaluation.evaluate import Evaluation
-from constitutional.statistics import Interval, Rate
+from constitutional.statistics import Rate, bracketed, with_interval
 
 KIND_TITLES = {"red_team": "red-team", "benign": "benign", "helpful": "helpful"}
 
@@ -37,7 +37,7 @@ def _rates(evaluation: Evaluation) -> list[str]:
 def _changes(evaluation: Evaluation) -> list[str]:
     return [
         f"{KIND_TITLES[c.kind]}: {c.rate} {c.system} minus base {c.difference:+.2f} "
-        f"{_interval(c.interval, signed=True)}"
+        f"{bracketed(c.interval, signed=True)}"
         for c in evaluation.changes
     ]
 
@@ -45,7 +45,7 @@ def _changes(evaluation: Evaluation) -> list[str]:
 def _wins(evaluation: Evaluation) -> list[str]:
     return [
         f"{KIND_TITLES[w.kind]}: {w.system} preferred to {w.against} by {w.by} {w.rate.mean:.2f} "
-        f"{_interval(w.rate.interval)} of {w.rate.n}" + (f", {w.unusable} unusable" if w.unusable else "")
+        f"{bracketed(w.rate.interval)} of {w.rate.n}" + (f", {w.unusable} unusable" if w.unusable else "")
         for w in evaluation.wins
     ]
 
@@ -61,9 +61,4 @@ def _checks(evaluation: Evaluation) -> list[str]:
 
 
 def _rate(rate: Rate) -> str:
-    return f"{rate.share:.2f} {_interval(rate.interval)} {rate.count}/{rate.n}"
-
-
-def _interval(interval: Interval, *, signed: bool = False) -> str:
-    form = "+.2f" if signed else ".2f"
-    return f"[{interval.low:{form}}, {interval.high:{form}}]"
+    return f"{with_interval(rate)} {rate.count}/{rate.n}" if rate.n else with_interval(rate)

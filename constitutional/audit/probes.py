@@ -6,11 +6,12 @@ written down, how it is asked, and what came back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from constitutional.backends import Backend
+from constitutional.checks import NO_CHECKS, Check
 from constitutional.feedback.gate import CHANCE, labelled_examples
 from constitutional.feedback.judge import Known, judge
 from constitutional.feedback.label import Opinion, opinions
@@ -47,6 +48,7 @@ class Probe:
     principle: Principle
     wording: str
     request: str
+    """Empty where a check judges."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ class Answered:
 class TriedQuestion(Record):
     """A probe and its two judgments, for a reader who wants to check a figure.
 
-    The judgments' `principle_digest` is that of the principle with `request` in the place of its comparison_request;
-    `principle_digest` here is that of the principle as the constitution has it.
+    The judgments' `principle_digest` is that of the principle with `request` in the place of its comparison_request,
+    or, of mode `check`, that of the principle and its code; `principle_digest` here is that of the principle as the
+    constitution has it.
     """
 
     comparison_id: str
@@ -79,11 +82,14 @@ class TriedQuestion(Record):
     judgments: tuple[Judgment, Judgment]
 
 
-def examples_of(constitution: Constitution, limit: int | None = None) -> list[TriedExample]:
-    """The examples of every principle with a comparison_request, at most `limit` of a principle and split."""
+def examples_of(constitution: Constitution, limit: int | None = None, *, checks: bool = False) -> list[TriedExample]:
+    """The examples of every principle with a comparison_request, at most `limit` of a principle and split.
+
+    `checks` adds those of principles that have only a check to judge by.
+    """
     found = []
     for split in SPLITS:
-        for item in labelled_examples(constitution, split=split, per_principle=limit):
+        for item in labelled_examples(constitution, split=split, per_principle=limit, checks=checks):
             found.append(TriedExample(comparison=item.comparison, owner=item.principles[0], split=split))
     return found
 
@@ -104,6 +110,8 @@ class Asking:
     """Stores the judgments of each chunk when it is done."""
     progress: Progress | None = None
     """Told after every chunk."""
+    checks: Mapping[str, Check] = field(default_factory=lambda: NO_CHECKS)
+    """The opened checks of principles that are code, by `id@version`; these judge in the backend's place."""
 
 
 def answer(probes: Sequence[Probe], asking: Asking) -> list[Answered]:
@@ -118,11 +126,12 @@ def answer(probes: Sequence[Probe], asking: Asking) -> list[Answered]:
         judgments = list(
             judge(
                 [probe.example.comparison for probe in chunk],
-                assigned=[[worded(probe.principle, probe.request)] for probe in chunk],
+                assigned=[[_as_asked(probe, asking)] for probe in chunk],
                 backend=asking.backend,
                 pack=asking.pack,
                 seed=asking.seed,
                 known=asking.known,
+                checks=asking.checks,
             )
         )
         if asking.keep is not None:
@@ -133,6 +142,10 @@ def answer(probes: Sequence[Probe], asking: Asking) -> list[Answered]:
         if asking.progress is not None:
             asking.progress(len(found), len(probes))
     return found
+
+
+def _as_asked(probe: Probe, asking: Asking) -> Principle:
+    return probe.principle if probe.principle.ref in asking.checks else worded(probe.principle, probe.request)
 
 
 def worded(principle: Principle, request: str) -> Principle:

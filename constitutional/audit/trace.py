@@ -9,6 +9,7 @@ from constitutional.audit.index import build_index
 from constitutional.audit.lineage import lineage
 from constitutional.audit.trace_node import PROBLEM, TraceNode, problems
 from constitutional.display import printable
+from constitutional.errors import shortened
 
 __all__ = ["PROBLEM", "TraceNode", "problems", "render_trace", "trace"]
 
@@ -47,4 +48,4 @@ def _lines(node: TraceNode, indent: str, width: int) -> list[str]:
 def _short(text: str, width: int) -> str:
     whole = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be printed
     line = printable(" ".join(whole.split()))
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return shortened(line, width, "…")

@@ -2,13 +2,14 @@
 
 Per principle: right answers on its examples (both splits), the same verdict in both orders, the opposite verdict under
 the negated request, the same verdict under paraphrases, and what it makes of the other principles' examples. An answer
-that could not be read is not right, agrees with nothing, and is counted.
+that could not be read is not right, agrees with nothing, and is counted. A principle that is code is tried as a run
+judges it: by its check, so that no wording of it is asked.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from constitutional.audit.probes import (
     SPLITS,
@@ -22,6 +23,7 @@ from constitutional.audit.probes import (
     examples_of,
     tried,
 )
+from constitutional.checks import NO_CHECKS, Check
 from constitutional.errors import ConstitutionError
 from constitutional.principles import Constitution, Principle
 from constitutional.records import Record, seed_for
@@ -46,10 +48,13 @@ class PrincipleRow(Record):
 
     principle: str
     digest: str
+    by_check: str | None
+    """The check that judged in the judge's place, with its version; None where the judge did."""
     right: Rate
     by_split: dict[ExampleSplit, Rate]
     unusable: int
-    """Own examples without a readable answer in both orders; they count as not right."""
+    """Own examples without a readable answer in both orders; they count as not right. A check has none where it scores
+    both answers alike, says nothing of one, or fails."""
     orders: Rate
     """Same verdict in both orders, of the examples with a readable answer in both."""
     negation: Agreement | None
@@ -98,21 +103,28 @@ def run_trial(constitution: Constitution, asking: Asking, *, limit: int | None =
 
     Args:
         constitution: whose examples are judged.
-        asking: the judge, its templates and the seed.
+        asking: the judge, its templates and the seed, and the checks of the principles that are code.
         limit: at most this many examples of a principle and split.
         cross: how many examples of every other principle each principle is asked on.
 
     Raises:
-        ConstitutionError: no principle has a comparison_request and an example.
+        ConstitutionError: no principle has a comparison_request (or an opened check) and an example.
         BackendError: the judge gives no log-probabilities.
     """
-    examples = examples_of(constitution, limit)
+    examples = examples_of(constitution, limit, checks=bool(asking.checks))
     if not examples:
         raise ConstitutionError(f"{constitution.ref}: no principle has both a comparison_request and an example to try")
-    return measure(constitution, examples, answer(plan(constitution, examples, cross, asking.seed), asking), asking)
+    probes = plan(constitution, examples, cross, asking.seed, asking.checks)
+    return measure(constitution, examples, answer(probes, asking), asking)
 
 
-def plan(constitution: Constitution, examples: Sequence[TriedExample], cross: int, seed: int) -> list[Probe]:
+def plan(
+    constitution: Constitution,
+    examples: Sequence[TriedExample],
+    cross: int,
+    seed: int,
+    checks: Mapping[str, Check] = NO_CHECKS,
+) -> list[Probe]:
     """Everything a trial asks: request, negated request and paraphrases on a principle's own examples, then cross-talk.
 
     `cross` examples of every other principle are drawn, the same ones whoever is asked, so that principles compare.
@@ -121,15 +133,21 @@ def plan(constitution: Constitution, examples: Sequence[TriedExample], cross: in
     for example in examples:
         own.setdefault(example.owner, []).append(example)
     probes = []
-    asked = [p for p in constitution.principles if p.comparison_request]
-    for principle in asked:
-        for wording, request in _wordings(principle):
+    taking_part = [p for p in constitution.principles if asked(p, checks)]
+    for principle in taking_part:
+        for wording, request in [(REQUEST, "")] if principle.ref in checks else _wordings(principle):
             probes += [Probe(example, principle, wording, request) for example in own.get(principle.ref, [])]
     drawn = {ref: _draw(found, cross, seed_for(seed, CROSS, ref)) for ref, found in own.items()}
-    for principle in asked:
+    for principle in taking_part:
         others = [example for ref, found in drawn.items() if ref != principle.ref for example in found]
-        probes += [Probe(example, principle, CROSS, principle.comparison_request or "") for example in others]
+        request = "" if principle.ref in checks else principle.comparison_request or ""
+        probes += [Probe(example, principle, CROSS, request) for example in others]
     return probes
+
+
+def asked(principle: Principle, checks: Mapping[str, Check]) -> bool:
+    """True for what there is a way to judge by: a request, or an opened check."""
+    return bool(principle.comparison_request) or principle.ref in checks
 
 
 def measure(
@@ -140,7 +158,7 @@ def measure(
     for item in answered:
         by_ref.setdefault(item.probe.principle.ref, []).append(item)
     tested = {example.owner for example in examples}
-    rows = [_row(p, by_ref[p.ref]) for p in constitution.principles if p.ref in tested]
+    rows = [_row(p, by_ref[p.ref], asking.checks.get(p.ref)) for p in constitution.principles if p.ref in tested]
     own = [item for item in answered if item.probe.wording == REQUEST]
     return Trial(
         constitution=constitution.ref,
@@ -153,7 +171,7 @@ def measure(
         unusable=_unusable(own),
         principles=tuple(rows),
         untested=tuple(
-            Untested(principle=p.ref, reason="no examples" if p.comparison_request else "no comparison_request")
+            Untested(principle=p.ref, reason="no examples" if asked(p, asking.checks) else "no comparison_request")
             for p in constitution.principles
             if p.ref not in tested
         ),
@@ -175,7 +193,7 @@ def _draw(examples: Sequence[TriedExample], count: int, seed: int) -> list[Tried
     return [examples[i] for i in sorted(chosen)]
 
 
-def _row(principle: Principle, answered: Sequence[Answered]) -> PrincipleRow:
+def _row(principle: Principle, answered: Sequence[Answered], check: Check | None) -> PrincipleRow:
     def under(fits: Callable[[str], bool]) -> list[Answered]:
         return [item for item in answered if fits(item.probe.wording)]
 
@@ -185,6 +203,7 @@ def _row(principle: Principle, answered: Sequence[Answered]) -> PrincipleRow:
     return PrincipleRow(
         principle=principle.ref,
         digest=principle.digest,
+        by_check=check.identity if check else None,
         right=_right(own),
         by_split={split: _right([item for item in own if item.probe.example.split == split]) for split in SPLITS},
         unusable=_unusable(own),

@@ -8,11 +8,13 @@ from rich.text import Text
 
 from constitutional.audit.trial import Agreement, Trial
 from constitutional.display import printable
-from constitutional.statistics import Rate
+from constitutional.statistics import Rate, with_interval
 
 _LEGEND = {
     "pass rate": "tuning, gate: right answers in each split; pass rate: both together, with its 95 % interval",
     "unread": "unread: examples without a readable answer in both orders; they count as not right",
+    "by its check": "by its check: code judges, as in a run, and no wording is asked; unread: what it scores alike,\n"
+    "  says nothing of or fails on",
     "orders": "orders: same verdict whichever answer is read first, of the readable ones",
     "negated": "negated: opposite verdict under the negated request (gap: mean |p - (1 - p negated)|)",
     "paraphr.": "paraphr.: same verdict under the paraphrases",
@@ -29,7 +31,8 @@ def trial_table(trial: Trial) -> Table:
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(trial.principles):
-        cells = (row.principle, *(column[number] for column in shown.values()))
+        name = f"{row.principle}\nby its check" if row.by_check else row.principle
+        cells = (name, *(column[number] for column in shown.values()))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
@@ -38,17 +41,15 @@ def trial_lines(trial: Trial) -> list[str]:
     """What stands under the table: principles without a row, the overall figure, the legend."""
     overall = trial.overall
     lines = [f"not tested: {item.principle} ({item.reason})" for item in trial.untested]
+    coded = sum(row.right.n for row in trial.principles if row.by_check)
     lines.append(
         f"overall accuracy: {with_interval(overall)} of {overall.n}, all examples of all principles, both splits; "
         f"{trial.unusable} unread"
     )
+    lines += [f"of these {coded} examples are judged by checks, not by the judge"] if coded else []
     lines.append(f"judge {trial.judge}, templates {trial.templates}, constitution {trial.constitution}")
-    return [printable(line) for line in (*lines, *(_LEGEND[name] for name in _columns(trial) if name in _LEGEND))]
-
-
-def with_interval(value: Rate) -> str:
-    """`0.75 [0.30, 0.95]`."""
-    return f"{value.share:.2f} [{value.interval.low:.2f}, {value.interval.high:.2f}]"
+    names = {*_columns(trial), *(["by its check"] if coded else [])}
+    return [printable(line) for line in (*lines, *(text for name, text in _LEGEND.items() if name in names))]
 
 
 def _columns(trial: Trial) -> dict[str, list[str]]:
@@ -59,7 +60,7 @@ def _columns(trial: Trial) -> dict[str, list[str]]:
         "gate": [_count(row.by_split["gate"]) for row in rows],
         "pass rate": [with_interval(row.right) for row in rows],
         "unread": [str(row.unusable) for row in rows],
-        "orders": [_share(row.orders) for row in rows],
+        "orders": [_share(None if row.by_check else row.orders) for row in rows],
         "negated": [_same(row.negation) for row in rows],
         "gap": [_gap(row.negation) for row in rows],
         "paraphr.": [_same(row.paraphrases) for row in rows],

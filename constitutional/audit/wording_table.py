@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from constitutional.audit.trial_table import with_interval
 from constitutional.audit.wording_trial import ALPHA, SHIPPED, ContestResult, HeldOut, WordingRow, WordingTrial
 from constitutional.display import printable
+from constitutional.statistics import with_interval
 
 WIDTH = 100
 

@@ -50,6 +50,8 @@ def test(
 ) -> None:
     """Let a judge answer the constitution's own examples, principle by principle, in both orders.
 
+    Of a principle that is code its check answers, as in a run: the check is imported, which executes its code.
+
     Exits with 1 when overall accuracy is below --min-accuracy: right answers of all examples of all principles, both
     splits together, unreadable answers not right; the figure itself, not its interval, and no principle's own figure.
     """
@@ -60,17 +62,20 @@ def test(
     from constitutional.audit.wording_table import wording_lines
     from constitutional.audit.wording_trial import compare_wordings
     from constitutional.backends import open_backend
-    from constitutional.constitution import load_constitution
+    from constitutional.constitution import load_composed
+    from constitutional.constitution.code import open_checks
     from constitutional.display import open_display
     from constitutional.templates import load_pack
 
-    loaded = load_constitution(constitution)
+    composed = load_composed(constitution)
+    loaded = composed.constitution
     pack = load_pack(templates or loaded.template_pack).with_few_shots(loaded.few_shots)
     compared = None
     if wordings is not None:
         if min_accuracy is not None or cross is not None:
             raise ConfigError("--wordings compares wordings: it takes neither --min-accuracy nor --cross")
         compared = contests(loaded, candidates(loaded, wordings))
+    checks = {} if compared is not None else open_checks(composed)
     with _open_ledger(ledger) as kept, open_display(display) as shown:
         shown.stage("judge")
         asking = Asking(
@@ -80,6 +85,7 @@ def test(
             known=kept.lookup if kept else None,
             keep=kept.append if kept else None,
             progress=shown.progress,
+            checks=checks,
         )
         if compared is not None:
             trial = compare_wordings(loaded, compared[0], asking, limit=limit, left_out=compared[1])
@@ -124,7 +130,7 @@ def coverage(
 
 @contextmanager
 def _open_ledger(path: Path | None) -> Iterator[Ledger | None]:
-    """The ledger, held by this process alone; None when there is none."""
+    """The ledger, held by this process alone; None when there is none. A run's own is never written to."""
     if path is None:
         yield None
         return
@@ -133,6 +139,10 @@ def _open_ledger(path: Path | None) -> Iterator[Ledger | None]:
     from constitutional.errors import LedgerError
     from constitutional.ledger import open_ledger
 
+    if (path.resolve().parent / "run.yaml").exists():
+        raise LedgerError(
+            f"{path}: lies in the folder of a run, whose ledger takes the run's own judgments: name another"
+        )
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

@@ -14,7 +14,7 @@ from constitutional.constitution.example_rules import length_leaks, without_exam
 from constitutional.constitution.rules import Finding
 from constitutional.constitution.similarity import near_duplicates
 from constitutional.constitution.wording import asks_no_choice, negative, preachy, two_questions
-from constitutional.errors import nearest
+from constitutional.errors import nearest, shortened
 from constitutional.principles import Constitution, Principle
 from constitutional.validation import Marks, locate
 
@@ -65,7 +65,7 @@ def _wording(
                     principle=principle.id,
                     field=field,
                     item=item,
-                    message=message.format(words=_short(words)),
+                    message=message.format(words=shortened(words, 80)),
                 )
 
 
@@ -76,10 +76,6 @@ def _texts(principle: Principle, fields: Sequence[str]) -> Iterator[tuple[str, i
             yield field, None, value
         elif value is not None:
             yield from ((field, item, text) for item, text in enumerate(value))
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= 80 else words[:77] + "..."
 
 
 def _preachy(constitution: Constitution, listening: Listening) -> Iterator[Finding]:
