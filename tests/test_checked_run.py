@@ -10,6 +10,7 @@ import pytest
 from own_checks import SORRY, write_module
 from recipes import write_recipe
 
+from constitutional.audit.evaluation_table import render_evaluation
 from constitutional.audit.trace import render_trace, trace
 from constitutional.checks import Check, coded_digest
 from constitutional.config import load_recipe
@@ -160,6 +161,11 @@ def test_a_run_with_code_in_it(tmp_path, module):
         assert row.passed.interval == wilson(row.passed.count, row.passed.n)
     report = (tmp_path / "run" / "report.html").read_text()
     assert "Principles that are code" in report and "sorrycheck:says_sorry" in report
+    judging = report[report.index('<section id="principles">') :]
+    lines = [line for line in judging[: judging.index("</section>")].splitlines() if '<th scope="row">' in line]
+    assert [line for line in lines if "by its check" in line] == [line for line in lines if REF in line] != []
+    over_all = json.loads((tmp_path / "run" / "report.json").read_text())["judging"][-1]
+    assert over_all["judgments"] == len(steps["judge"].records(Judgment)) - len(mine) > 0
 
     for cited in (mine[0].id, revisions[0].id, used[0].id, scores[0].answer_id):
         told = render_trace(trace(tmp_path / "run", cited))
@@ -192,8 +198,25 @@ def test_a_check_that_fails_on_an_item_is_counted_and_the_run_goes_on(tmp_path, 
     assert steps["evaluate"].manifest.failures == {"check_error": count} and result.bad_items == 10 + count
     evaluation = Evaluation.model_validate_json((steps["evaluate"].folder / "evaluation.json").read_bytes())
     assert sum(row.errors for row in evaluation.checks) == count and all(not row.passed.n for row in evaluation.checks)
+    table = [line for line in render_evaluation(tmp_path / "run").splitlines() if REF in line]
+    assert table and all(f"passes {REF} —, " in line for line in table)
+    report = (tmp_path / "run" / "report.html").read_text()
+    report = report[report.index("Principles that are code") :]
+    assert "n = 0" in report[: report.index("</table>")] and "<svg" not in report[: report.index("</table>")]
     gate = json.loads((steps["gate"].folder / "gate.json").read_text())
     assert gate["labels"] == "provenance" and "check of apology@1.0.0 is right on 0 of its 2" in gate["reasons"][-1]
+
+
+def test_a_report_without_a_revision_has_no_share_of_nothing(tmp_path, module):
+    module.write_text("def says_sorry(conversation, response):\n    return True\n")
+    recipe = write_recipe(tmp_path / "in")
+    with_code(recipe)
+    result = run(recipe, tmp_path / "run", "revise.principles=[apology]", "stages=[revise]")
+    assert not any(revision.revised for revision in steps_of(result)["revise"].records(Revision))
+    report = result.report.read_text()
+    report = report[report.index('<section id="revise">') :]
+    report = report[: report.index("</section>")]
+    assert "No answer was revised: all 10 prompts kept" in report and "of 0" not in report and "<table" not in report
 
 
 def test_a_constitution_of_code_alone_judges_without_a_model_and_cannot_revise(tmp_path, module):

@@ -5,9 +5,10 @@ import pytest
 
 from constitutional.audit.charts import histogram_chart, line_chart, nice_ticks
 from constitutional.audit.figures import Curve
-from constitutional.audit.tables import histogram, principle_row
+from constitutional.audit.tables import histogram, principle_row, principle_rows
 from constitutional.audit.transcripts import evenly
 from constitutional.audit.wording import fixed, pct, points
+from constitutional.principles import Constitution, Principle
 from constitutional.records import Judgment, Usage
 
 
@@ -46,3 +47,40 @@ def test_judgments_without_a_number_count_and_give_none() -> None:
     assert (row.judgments, row.usable, row.outcomes) == (1, 0, {"error": 1})
     assert (row.mean_p, row.decisiveness, row.decisiveness_both, row.mean_mass) == (None, None, None, None)
     assert (row.order_consistency.n, row.first_position.n) == (0, 0)
+
+
+def test_the_row_over_all_principles_is_of_the_judge_alone() -> None:
+    text, code = (
+        Principle(id=name, version="1.0.0", title=name, comparison_request="?", check=check)
+        for name, check in (("text", None), ("code", "mine:f"))
+    )
+    constitution = Constitution(id="c", version="1.0.0", title="t", principles=(text, code))
+
+    def judged(pair: str, principle: Principle, mode: str, p: tuple[float | None, float | None]) -> list[Judgment]:
+        shared = {
+            "comparison_id": pair, "principle": principle.ref, "principle_digest": "d", "template_digest": "t",
+            "judge": "j", "mode": mode, "logprobs": (), "usage": Usage(), "seed": 0,
+            "mass": {"logprob": 0.5, "applies": 0.9, "check": None}[mode],
+        }  # fmt: skip
+        return [
+            Judgment.model_validate(
+                {
+                    **shared,
+                    "key": order,
+                    "order": order,
+                    "p_a": q,
+                    "outcome": "not_applicable" if q is None else "preference",
+                }
+            )
+            for order, q in zip(("ab", "ba"), p, strict=True)
+        ]
+
+    by_judge = judged("one", text, "logprob", (0.9, 0.2))
+    left_out, by_code = judged("two", text, "applies", (None, None)), judged("one", code, "check", (1.0, 1.0))
+    rows = principle_rows([*by_judge, *left_out, *by_code], constitution)
+    assert [row.principle for row in rows] == [text.ref, code.ref, "all"]
+    assert rows[2] == principle_row("all", "all principles", by_judge)
+    assert (rows[2].order_consistency.count, rows[2].order_consistency.n, rows[2].mean_mass) == (0, 1, 0.5)
+    assert rows[0].outcomes == {"not_applicable": 2, "preference": 2} and rows[0].mean_mass == 0.5
+    assert rows[1].order_consistency.count == 1 and rows[1].mean_mass is None
+    assert [row.principle for row in principle_rows(by_code, constitution)] == [code.ref]

@@ -88,6 +88,7 @@ def render_report(
         "f": figures,
         "constitution": constitution,
         "titles": {p.ref: p.title for p in constitution.principles},
+        "coded": {p.ref for p in constitution.principles if p.check},
         "recipe_yaml": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         "summary": summary(figures),
         "labels_why": labels_why(figures),

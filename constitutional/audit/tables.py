@@ -17,11 +17,11 @@ BINS = 10
 
 
 class PrincipleRow(Record):
-    """How a judge used one principle (or all of them). Figures over nothing are None.
+    """How one principle was judged, or how the judge used all it was asked under. Figures over nothing are None.
 
     `decisiveness` is the mean of 2·|p - 1/2|: over single judgments, and over pairs of both orders, where a position
     bias cancels. `first_position` counts the judgments (ties left out) that prefer the answer shown first;
-    `mean_p` is of answer a.
+    `mean_p` is of answer a. `mean_mass` is over the judge's own answers, not its word on what applies.
     """
 
     principle: str
@@ -80,7 +80,11 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def principle_rows(judgments: Sequence[Judgment], constitution: Constitution) -> tuple[PrincipleRow, ...]:
-    """One row a principle, in the constitution's order (then those it no longer has), and last one over all."""
+    """One row a principle, in the constitution's order (then those it no longer has), and last one over all.
+
+    The last one is of the judge: it counts what the judge was asked, and neither checks, which would make any judge
+    look consistent, nor principles that did not apply. Without such judgments there is no last row.
+    """
     if not judgments:
         return ()
     titles = {p.ref: p.title for p in constitution.principles}
@@ -88,7 +92,8 @@ def principle_rows(judgments: Sequence[Judgment], constitution: Constitution) ->
     for judgment in judgments:
         by_ref.setdefault(judgment.principle, []).append(judgment)
     rows = [principle_row(ref, titles.get(ref, ""), found) for ref, found in by_ref.items() if found]
-    return (*rows, principle_row("all", "all principles", judgments))
+    asked = [judgment for judgment in judgments if judgment.mode == "logprob"]
+    return (*rows, principle_row("all", "all principles", asked)) if asked else tuple(rows)
 
 
 def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> PrincipleRow:
@@ -109,7 +114,7 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
         decisiveness_both=mean([2 * abs(o.p_a - 0.5) for o in both]),
         order_consistency=rate(sum(o.consistent for o in both), len(both)),
         first_position=rate(sum(p > 0.5 for p in first), len(first)),
-        mean_mass=mean([j.mass for j in judgments if j.mass is not None]),
+        mean_mass=mean([j.mass for j in judgments if j.mode == "logprob" and j.mass is not None]),
     )
 
 
