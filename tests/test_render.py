@@ -135,6 +135,20 @@ def test_the_command_tells_tokens_room_and_placeholders(folder: Path) -> None:
     assert "  Response A: x\n" in first and "  Response A: y\n" in second
 
 
+def test_the_room_that_is_kept_is_the_recipes_where_it_is_given(folder: Path) -> None:
+    model = f"local:{folder}"
+    told = call("respond", "--prompt", "Hi", "--model", model)
+    assert f"128 are kept for the answer (the default of {model}: where a recipe sets max_tokens" in told
+    start, room = told.partition(" tokens of 4096: room for ")[::2]
+    left = int(room.split(",")[0])
+    assert int(start.split()[-1]) + left == 4096
+    asked = ("respond", "--prompt", "Hi", "--model", model, "--max-tokens")
+    assert f"room for {left}, {left} are kept for the answer (by --max-tokens)" in call(*asked, str(left))
+    assert "too long by 1 tokens, " in call(*asked, str(left + 1), code=1)
+    judged = call("judge", "--principle", "honest", "--a", "x", "--b", "y", "--model", model)
+    assert f"{OPTION_TOKENS} are kept for the answer (as for every option of a judge)" in judged
+
+
 @pytest.mark.parametrize("template", ["critique", "judge"])
 def test_what_does_not_fit_is_told_by_how_much_as_a_run_would_find(tmp_path: Path, template: str) -> None:
     small = save_tiny_model(tmp_path / "small", context=300)
@@ -176,6 +190,8 @@ def test_no_weights_are_read(folder: Path, tmp_path: Path) -> None:
         (["judge", "--principle", "kind", "--model", "scripted:x"], "scripted:x: a script has no tokenizer"),
         (["judge", "--principle", "kind", "--model", "lokal:x"], "unknown model spec 'lokal:x'"),
         (["judge", "--principle", "kind", "--constitution", "minimall"], "no constitution 'minimall'"),
+        (["judge", "--principle", "kind", "--max-tokens", "9"], "'judge' chooses between options and draws no text"),
+        (["respond", "--plain", "--max-tokens", "9"], "--plain counts no tokens: it takes no --max-tokens"),
     ],
 )
 def test_wrong_requests_are_one_line(arguments: list[str], message: str) -> None:

@@ -50,6 +50,10 @@ def render(
     critique: Text = None,
     a: Annotated[str | None, typer.Option("--a", help="The first answer; likewise.")] = None,
     b: Annotated[str | None, typer.Option("--b", help="The second answer; likewise.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens a recipe keeps for the answer; the model's default when not given.", min=1),
+    ] = None,
 ) -> None:
     """Show the exact text a model is asked with: chat template, control tokens, token count, room.
 
@@ -60,7 +64,7 @@ def render(
 
     given = {"prompt": prompt, "answer": answer, "critique": critique, "a": a, "b": b}
     texts = {name: text for name, text in given.items() if text is not None}
-    render_command(template, principle, constitution, templates, None if plain else model, texts)
+    render_command(template, principle, constitution, templates, None if plain else model, texts, max_tokens)
 
 
 def add(app: typer.Typer) -> None:

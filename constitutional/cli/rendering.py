@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import typer
 
 from constitutional.backends.reading import Reader, Reading
-from constitutional.errors import one_line
+from constitutional.errors import ConfigError, one_line
 from constitutional.feedback.preview import Preview
 from constitutional.records import Dialogue
 from constitutional.templates import TemplatePack
@@ -23,13 +24,20 @@ def render_command(
     templates: str | None,
     model: str | None,
     texts: Mapping[str, str],
+    max_tokens: int | None = None,
 ) -> None:
-    """Prints every question a template puts, as a model reads it; as plain messages when `model` is None."""
+    """Prints every question a template puts, as a model reads it; as plain messages when `model` is None.
+
+    `max_tokens` is what a recipe lets the answer have; the model's default when None.
+    """
     from constitutional.backends.reading import open_reader
     from constitutional.constitution import load_constitution
     from constitutional.feedback.preview import preview
     from constitutional.templates import load_pack
 
+    kept = None if model is None else room_needed(template, model, max_tokens)
+    if kept is None and max_tokens is not None:
+        raise ConfigError("--plain counts no tokens: it takes no --max-tokens")
     loaded = load_constitution(constitution)
     pack = load_pack(templates or loaded.template_pack)
     previews = preview(template, loaded, principle, pack=pack, texts=texts)
@@ -39,15 +47,14 @@ def render_command(
     for shown in previews:
         typer.echo(one_line(f"{shown.name}: {', '.join([*about, loaded.ref, f'templates {pack.ref}'])}"))
         typer.echo()
-        if reader is None or model is None:
+        if reader is None or kept is None:
             typer.echo("\n".join(message_lines(shown.dialogue)))
         else:
             reading = reader.read(shown.dialogue)
             typer.echo(indented(marked(reading)))
             typer.echo()
-            needed = room_needed(template, model)
-            fits &= len(reading.ids) + needed <= reader.context
-            typer.echo("\n".join(count_lines(reading, reader, needed, options_of(template, pack))))
+            fits &= len(reading.ids) + kept.tokens <= reader.context
+            typer.echo("\n".join(count_lines(reading, reader, kept, options_of(template, pack))))
         typer.echo("\n".join(placeholder_lines(shown)))
     if not fits:
         raise typer.Exit(1)
@@ -79,12 +86,31 @@ def message_lines(dialogue: Dialogue) -> Iterator[str]:
         yield indented(visible(message.content))
 
 
-def room_needed(template: str, model: str) -> int:
-    """Tokens a stage keeps free behind the question: for the text to be drawn, or for a judge's option."""
+@dataclass(frozen=True)
+class Kept:
+    """Tokens a stage keeps free behind the question, and where the number comes from."""
+
+    tokens: int
+    source: str
+
+
+def room_needed(template: str, model: str, max_tokens: int | None = None) -> Kept:
+    """What is kept for the text to be drawn, or for a judge's option.
+
+    Raises:
+        ConfigError: `max_tokens` for a template that draws no text, or an unknown model.
+    """
     from constitutional.backends.specs import default_sampling
     from constitutional.feedback.options import OPTION_TOKENS
 
-    return OPTION_TOKENS if template in ("judge", "applies") else default_sampling(model).max_tokens
+    if template in ("judge", "applies"):
+        if max_tokens is not None:
+            raise ConfigError(f"'{template}' chooses between options and draws no text: it takes no --max-tokens")
+        return Kept(OPTION_TOKENS, "as for every option of a judge")
+    if max_tokens is not None:
+        return Kept(max_tokens, "by --max-tokens")
+    default = default_sampling(model).max_tokens
+    return Kept(default, f"the default of {one_line(model)}: where a recipe sets max_tokens, give --max-tokens")
 
 
 def options_of(template: str, pack: TemplatePack) -> tuple[str, ...]:
@@ -92,18 +118,19 @@ def options_of(template: str, pack: TemplatePack) -> tuple[str, ...]:
     return {"judge": pack.options, "applies": pack.yes_no}.get(template, ())
 
 
-def count_lines(reading: Reading, reader: Reader, needed: int, options: tuple[str, ...]) -> Iterator[str]:
+def count_lines(reading: Reading, reader: Reader, kept: Kept, options: tuple[str, ...]) -> Iterator[str]:
     """How long it is, whether it fits, and what in it is not what it looks like."""
     left = reader.context - len(reading.ids)
-    start, kept = f"{len(reading.ids)} tokens of {reader.context}", f"{needed} are kept for the answer"
-    if left >= needed:
-        yield f"{start}: room for {left}, {kept}"
+    start = f"{len(reading.ids)} tokens of {reader.context}"
+    told = f"{kept.tokens} are kept for the answer ({kept.source})"
+    if left >= kept.tokens:
+        yield f"{start}: room for {left}, {told}"
     else:
-        yield f"{start}: too long by {needed - left} tokens ({kept})"
+        yield f"{start}: too long by {kept.tokens - left} tokens, {told}"
         yield "nothing is cut: a run does not ask this question and counts the item as a failure"
     if options:
-        told = " and ".join(f"'{one_line(option)}' ({reader.option_tokens(option)})" for option in options)
-        yield f"the judge's options (tokens): {told}"
+        named = " and ".join(f"'{one_line(option)}' ({reader.option_tokens(option)})" for option in options)
+        yield f"the judge's options (tokens): {named}"
     for name, count in sorted(reading.lookalikes.items()):
         yield f"plain text that looks like a control token: {one_line(name)} ({count})"
 
