@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from constitutional import yamlfile
-from constitutional.constitution.bump import bump, raised
+from constitutional.constitution.bump import bump, file_with, raised
 from constitutional.constitution.loader import load_constitution
 from constitutional.constitution.lock import check_lock, lock, lock_path
 from constitutional.errors import ConfigError, ConstitutionError
@@ -134,12 +134,13 @@ def test_our_own_constitutions_can_be_bumped(tmp_path: Path, ours: str) -> None:
     text = find("constitutions", ours).read_text()
     path = tmp_path / "ours.yaml"
     path.write_text(text)
-    for name in [p.id for p in load_constitution(str(path)).principles]:
+    before = load_constitution(str(path)).principles
+    for name in [p.id for p in before]:
         bump(str(path), name, "major", "Said anew.")
     bumped = load_constitution(str(path)).principles
     assert all(p.changelog[0].version == p.version and p.version.endswith(".0.0") for p in bumped)
     lines = path.read_text().splitlines()
-    assert len(lines) == len(text.splitlines()) + 3 * len(bumped)
+    assert len(lines) == len(text.splitlines()) + sum(2 if p.changelog else 3 for p in before)
 
 
 def test_which_number_is_raised() -> None:
@@ -291,3 +292,15 @@ def test_every_other_byte_stays(tmp_path: Path, file: tuple[str, str], part: str
     assert check_lock(str(path)) == ()
     lock(str(path))
     assert check_lock(str(path)) == ()
+
+
+def test_a_file_is_found_by_either_suffix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("constitutions").mkdir()
+    text = HEAD + "principles:\n  - id: kind\n    version: 1.0.0\n    title: Kind\n" + REQUEST
+    Path("constitutions/mine.yml").write_text(text)
+    Path("notes.txt").write_text(text)
+    assert file_with("kind") == Path("constitutions/mine.yml")
+    Path("other.yaml").write_text(text)
+    with pytest.raises(ConstitutionError, match=r"several constitutions .*\(constitutions/mine\.yml, other\.yaml\)"):
+        file_with("kind")

@@ -146,7 +146,7 @@ class OpenVinoBackend:
         try:
             results = _interruptible(call)
         except RuntimeError as error:
-            raise BackendError(f"{self.model}: {_first_line(error)}", retryable=True) from error
+            raise BackendError(f"{self.model}: {_last_line(error)}", retryable=True) from error
         return [[int(token) for token in result.m_generation_ids[0]] for result in results]
 
     def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
@@ -196,7 +196,7 @@ def _open_engine(folder: Path, dtype: str, threads: int | None) -> Any:
     try:
         return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
     except RuntimeError as error:
-        raise BackendError(f"the engine cannot open {folder.name}: {_first_line(error)}") from error
+        raise BackendError(f"the engine cannot open {folder.name}: {_last_line(error)}") from error
 
 
 def _interruptible(work: Callable[[], T]) -> T:
@@ -237,6 +237,6 @@ def _calls(prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[i
         yield rows
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

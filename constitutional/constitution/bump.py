@@ -15,6 +15,7 @@ from constitutional.constitution.compose import compose
 from constitutional.constitution.lock import check_lock
 from constitutional.constitution.show import quoted
 from constitutional.constitution.source import ConstitutionFile, read_file
+from constitutional.constitution.starter import SUFFIXES
 from constitutional.errors import ConstitutionalError, ConstitutionError, nearest, one_line
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks
@@ -69,7 +70,9 @@ def file_with(principle_id: str) -> Path:
         ConstitutionError: none does, or several do; names them.
     """
     found = []
-    for path in sorted((*Path().glob("*.yaml"), *Path("constitutions").glob("*.yaml"))):
+    for path in sorted(path for folder in ("", "constitutions/") for path in Path().glob(f"{folder}*")):
+        if path.suffix not in SUFFIXES:
+            continue
         with suppress(ConstitutionalError):  # a recipe, or a file with a mistake of its own
             file, _, _ = read_file(path)
             if any(p.id == principle_id for p in file.principles) or "version" in file.override.get(principle_id, {}):
