@@ -249,7 +249,16 @@ def test_a_bad_file_of_wordings_is_told_by_place(tmp_path: Path, text: str, mess
 def test_no_paraphrases_and_no_tuning_examples(tmp_path: Path) -> None:
     with pytest.raises(ConstitutionError, match="no principle has paraphrases to try"):
         call("test", "minimal", "--judge", "scripted:none", "--wordings", "paraphrases")
+    file = constitution(tmp_path, 0, 4)
     with pytest.raises(
-        ConstitutionError, match="wordings are chosen on examples with split 'tuning', and alpha has none"
+        ConstitutionError, match=r"no wordings to compare: alpha@1.0.0: no tuning examples to choose on"
     ):
-        call("test", constitution(tmp_path, 0, 4), "--judge", "scripted:none", "--wordings", "paraphrases")
+        call("test", file, "--judge", "scripted:none", "--wordings", "paraphrases")
+
+
+def test_no_wording_is_tried_of_a_principle_that_its_check_judges(tmp_path: Path) -> None:
+    loaded = load_constitution(str(constitution(tmp_path, 3, 3)))
+    alpha = loaded.principles[0].model_copy(update={"check": "constitutional.checks:complete"})
+    coded = loaded.model_copy(update={"principles": (alpha, *loaded.principles[1:])})
+    with pytest.raises(ConstitutionError, match=r"alpha@1.0.0: judged by its check, no wording of it is asked"):
+        contests(coded, candidates(coded, "paraphrases"))

@@ -52,16 +52,15 @@ def contests(constitution: Constitution, wordings: Mapping[str, Sequence[str]]) 
     found, left_out = [], []
     for principle in constitution.principles:
         if principle.id in wordings:
-            if any(example.split == "tuning" for example in principle.examples):
+            if principle.check is not None:
+                left_out.append(f"{principle.ref}: judged by its check, no wording of it is asked")
+            elif any(example.split == "tuning" for example in principle.examples):
                 texts = (principle.comparison_request or "", *wordings[principle.id])
                 found.append(Contest(principle.ref, {principle.ref: texts}))
             else:
                 left_out.append(f"{principle.ref}: no tuning examples to choose on")
     if not found:
-        raise ConstitutionError(
-            f"{constitution.ref}: wordings are chosen on examples with split 'tuning', and "
-            f"{', '.join(wordings)} has none"
-        )
+        raise ConstitutionError(f"{constitution.ref}: no wordings to compare: {'; '.join(left_out)}")
     if len(found) > 1:
         if len({contest.tried for contest in found}) == 1:
             found.insert(0, Contest(TOGETHER, {ref: texts for one in found for ref, texts in one.wordings.items()}))

@@ -2,7 +2,7 @@
 
 A check is named as `package.module:callable`, or by a name that an installed distribution registered for it in the
 entry-point group `constitutional.checks`. Opening one executes code: only what a constitution names is ever imported,
-and only to run or to validate.
+and only to run, to validate or to test.
 """
 
 from __future__ import annotations
