@@ -134,6 +134,7 @@ def trained(tmp_path, folder, *sets):
         TRAIN,
         "dtype=float32",
         "sft.drop_flagged=false",
+        "sample.revisions=true",
         "sft.trl={max_steps: 2}",
         "pm.trl={max_steps: 2}",
         "rl={steps: 1, generations: 2, prompts_per_step: 2, max_tokens: 6}",

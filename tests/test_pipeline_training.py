@@ -23,6 +23,7 @@ SETS = (
     "dtype=float32",
     "sampling.policy={temperature: 1.0, max_tokens: 6}",
     "revise={rounds: 1}",
+    "sample={revisions: true}",  # the judge has an opinion on these alone, and half is a label that teaches nothing
     "sft={drop_flagged: false, trl: {max_steps: 1, learning_rate: 0.01}}",
     "pm={heldout: 0.3, trl: {max_steps: 1, learning_rate: 0.01}}",
     "rl={steps: 1, generations: 2, prompts_per_step: 2, max_tokens: 4, trl: {learning_rate: 0.01}}",

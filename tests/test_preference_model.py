@@ -210,6 +210,13 @@ def test_lora_head_survives_saving(tiny, tmp_path):
     assert result.trainable_parameters < 20_000
 
 
+def test_labels_that_prefer_nothing_are_refused(tiny, tmp_path):
+    rows = [row.model_copy(update={"probability": 0.5}) for row in planted(3)]
+    with pytest.raises(TrainingError, match="all 3 labels are exactly one half"):
+        train_preference_model(rows, planted(2), model=tiny, output=tmp_path / "pm", seed=0, trl=FAST)
+    assert not (tmp_path / "pm").exists()
+
+
 def test_a_saved_model_that_scores_otherwise_is_an_error(tiny, tmp_path, monkeypatch):
     def save_other(model, tokenizer, folder):
         with torch.no_grad():

@@ -51,4 +51,4 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     file, constitution, pack = done.stdout.split()
-    assert Path(file).is_relative_to(site) and constitution == "harmlessness@1.0.0" and pack.startswith("transcript@")
+    assert Path(file).is_relative_to(site) and constitution == "harmlessness@1.1.0" and pack.startswith("transcript@")

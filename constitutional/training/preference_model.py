@@ -73,6 +73,8 @@ def train_preference_model(
         limit = args.max_length or tokenizer.model_max_length
         examples, failures = tokenised_pairs(rows, tokenizer, limit)
         require_rows(len(examples), len(rows), "comparisons", limit)
+        if all(row[COLUMN] == 0.5 for row in examples):
+            raise TrainingError(f"pm: all {len(examples)} labels are exactly one half: there is nothing to learn")
         measured, unmeasured = tokenised_pairs(heldout, tokenizer, limit)
         watch = StepWatch(on_log)
         trainer = SoftRewardTrainer(
