@@ -13,6 +13,7 @@ import pytest
 from recipes import write_recipe
 
 from constitutional.audit.current import open_view
+from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
 from constitutional.constitution import load_constitution
 from constitutional.display import Silent
@@ -159,8 +160,10 @@ def test_a_changed_file_recomputes_what_reads_it(tmp_path, file, old, new, redon
     text = path.read_text()
     path.write_text(text.replace(old, new))
     assert path.read_text() != text
-    again = reused(run(recipe, tmp_path / "run", accept_constitution=constitution_digest(tmp_path)))
-    assert {name for name, kept in again.items() if not kept} == redone
+    again = run(recipe, tmp_path / "run", accept_constitution=constitution_digest(tmp_path))
+    assert {name for name, kept in reused(again).items() if not kept} == redone
+    for step in again.steps:
+        assert problems(trace(tmp_path / "run", step.result.key)) == []
 
 
 def constitution_digest(folder: Path) -> str:

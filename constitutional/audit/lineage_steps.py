@@ -17,6 +17,7 @@ from constitutional.audit.trace_node import (
 )
 from constitutional.evaluation.answers import System
 from constitutional.feedback.gate import GateReport
+from constitutional.few_shots import Kind
 from constitutional.records import Preference
 from constitutional.runs import StageResult
 from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult, SftRow
@@ -85,14 +86,23 @@ def _principles(ix: Index, name: str, result: StageResult) -> list[TraceNode]:
     recorded = result.manifest.settings.get("principles")
     if not isinstance(recorded, list):
         return [missing("principle", "?", "not recorded in the step's settings")]
-    return [_principle(ix, row, _REQUESTS[name]) for row in recorded]
+    kind: Kind = "revision" if name == "revise" else "comparison"
+    return [_principle(ix, row, _REQUESTS[name], kind) for row in recorded]
 
 
-def _principle(ix: Index, row: object, requests: Sequence[str]) -> TraceNode:
-    """One row `[ref, text, ...]`, its texts checked against those of the constitutions stored in the run."""
-    if not isinstance(row, list) or len(row) != 1 + len(requests):
+def _principle(ix: Index, row: object, requests: Sequence[str], kind: Kind) -> TraceNode:
+    """One row `[ref, text, ..., few-shots of its own?]`, checked against the constitutions stored in the run."""
+    texts = 1 + len(requests)
+    if not isinstance(row, list) or not texts <= len(row) <= texts + 1:
         return missing("principle", "?", "not recorded in the step's settings as its ref and its request texts")
-    return principle_node(ix, str(row[0]), None, requests, row[1:])
+    node, shots = principle_node(ix, str(row[0]), None, requests, row[1:texts]), row[texts:]
+    named = [p for text in ix.view.texts for p in text.constitution.principles if p.ref == row[0]]
+    facts = [("few-shots", "its own")] if shots else []
+    facts += check(
+        not named or any(p.shown(kind) == shots for p in named),
+        "the step showed other few-shots than the constitutions stored in the run have",
+    )
+    return node.model_copy(update={"facts": (*node.facts, *facts)})
 
 
 def _outcome(ix: Index, name: str) -> list[Fact]:
