@@ -10,6 +10,9 @@ from constitutional.records import Judgment, Outcome
 Reading = Callable[[Judgment], float | None]
 """The p of a that a judgment counts with; None where it gives no number."""
 
+ROUNDING = 1e-12
+"""0.6 - 0.5 is less than 0.1 in floating point, and 1 - p is not always exact."""
+
 _FAILED: frozenset[Outcome] = frozenset({"refused", "invalid", "error"})
 
 
@@ -26,6 +29,11 @@ class Opinion:
     """How far p moves when the order is turned, 0 to 1."""
     mass: float | None = None
     """Mean mass of the options over both orders; None of a check, which has no options."""
+
+
+def side(p: float) -> int:
+    """Which answer a p prefers: 1 for a, -1 for b, 0 for neither."""
+    return 0 if abs(p - 0.5) <= ROUNDING else 1 if p > 0.5 else -1
 
 
 def as_stored(judgment: Judgment) -> float | None:
@@ -60,7 +68,10 @@ def failed(judgments: Iterable[Judgment]) -> dict[str, set[str]]:
     """Per comparison id, the principles of the judgments that failed."""
     found: dict[str, set[str]] = {}
     for judgment in judgments:
-        if judgment.outcome in _FAILED:
+        if judgment.outcome in ROUNDING = 1e-12
+"""0.6 - 0.5 is less than 0.1 in floating point, and 1 - p is not always exact."""
+
+_FAILED:
             found.setdefault(judgment.comparison_id, set()).add(judgment.principle)
     return found
 
