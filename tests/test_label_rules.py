@@ -22,7 +22,7 @@ RULES: tuple[Rule, ...] = ("sampled", "mean", "weighted", "tiers", "veto", "domi
 ZERO = Interval(low=0, high=0)
 CALIBRATION = Calibration(
     judge="j", method="platt", slope=0.7, slope_interval=ZERO, intercept=0.3, intercept_interval=ZERO, judgments=1,
-    labels="", loss_before=0, loss_after=0, converged=True,
+    labels="", loss_before=0, loss_after=0,
 )  # fmt: skip
 
 

@@ -68,10 +68,7 @@ def failed(judgments: Iterable[Judgment]) -> dict[str, set[str]]:
     """Per comparison id, the principles of the judgments that failed."""
     found: dict[str, set[str]] = {}
     for judgment in judgments:
-        if judgment.outcome in ROUNDING = 1e-12
-"""0.6 - 0.5 is less than 0.1 in floating point, and 1 - p is not always exact."""
-
-_FAILED:
+        if judgment.outcome in _FAILED:
             found.setdefault(judgment.comparison_id, set()).add(judgment.principle)
     return found
 
