@@ -9,6 +9,7 @@ import typer
 
 from constitutional import __version__
 from constitutional.cli import authoring, drafting, labelling, testing
+from constitutional.cli.ledger import ledger
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="The embedded models: list and fetch.")
 app.add_typer(models, name="models")
+app.add_typer(ledger, name="ledger")
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
 RunPath = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]

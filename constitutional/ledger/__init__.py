@@ -103,6 +103,11 @@ class Ledger:
         """The judgment an audit cites, or None."""
         return next(self._query("id = ?", judgment_id), None)
 
+    def ids(self) -> set[str]:
+        """The ids of all judgments."""
+        with naming(self.path):
+            return {judgment_id for (judgment_id,) in self._connection.execute("SELECT id FROM judgments")}
+
     def count(self) -> int:
         """Number of rows."""
         with naming(self.path):
