@@ -28,9 +28,7 @@ def test_import_is_light():
     assert float(seconds) < 0.2 and loaded == "[]"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["models", "list"], ["ledger", "query", "none", "SELECT 1"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["models", "list"]])
 def test_commands_that_run_no_model_import_nothing_heavy(arguments):
     code = (
         f"import sys; sys.argv = ['constitutional', *{arguments!r}]\n"
