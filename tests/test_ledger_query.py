@@ -131,8 +131,9 @@ def test_the_command_prints_a_table_or_json_and_no_control_characters(path: Path
 
 
 def test_the_command_is_quick_and_loads_nothing_heavy(path: Path) -> None:
+    arguments = ["constitutional", "ledger", "query", str(path), "SELECT count(*) FROM judgments"]
     code = (
-        f"import sys; sys.argv = ['constitutional', 'ledger', 'query', {str(path)!r}, 'SELECT count(*) FROM judgments']\n"
+        f"import sys; sys.argv = {arguments!r}\n"
         "from constitutional.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'trl', 'datasets', 'openai', 'pyarrow', 'numpy', 'scipy') if m in sys.modules])"

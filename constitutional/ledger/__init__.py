@@ -103,6 +103,18 @@ class Ledger:
         """The judgment an audit cites, or None."""
         return next(self._query("id = ?", judgment_id), None)
 
+    def principles(self) -> list[str]:
+        """Every principle that something was judged under, `id@version`."""
+        with naming(self.path):
+            found = self._connection.execute("SELECT DISTINCT principle FROM judgments ORDER BY principle")
+            return [principle for (principle,) in found]
+
+    def outcomes(self, principle: str) -> dict[str, int]:
+        """How many judgments under a principle (`id@version`) came to each outcome."""
+        count = "SELECT outcome, count(*) FROM judgments WHERE principle = ? GROUP BY outcome ORDER BY outcome"
+        with naming(self.path):
+            return dict(self._connection.execute(count, (principle,)).fetchall())
+
     def ids(self) -> set[str]:
         """The ids of all judgments."""
         with naming(self.path):
