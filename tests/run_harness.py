@@ -138,8 +138,8 @@ def hold(folder: Path) -> None:
 
 
 def traffic(folder: Path, seconds: float) -> None:
-    """One process appends batches without a pause and four look things up; each of these tells, as JSON, the seconds its
-    reads of the busy ledger took, and of one nobody writes to."""
+    """One process appends batches without a pause and four look things up; each of these tells, as JSON, the seconds
+    its reads of the busy ledger took, and of one nobody writes to."""
     children = []
     until = time.monotonic() + seconds
     for number in range(5):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def start(mode: str, folder: Path, *arguments: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,
     )
     assert child.stdout and child.stdout.readline() == "ready\n"
     return child
@@ -86,6 +88,21 @@ def test_a_job_killed_anywhere_and_resumed_leaves_the_same_bytes(tmp_path: Path)
     assert len(hit) > 2, "the kills did not fall at different points of the work"
 
 
+@contextmanager
+def started(mode: str, folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A harness that forks: whatever becomes of the test, none of its processes is left."""
+    child = start(mode, folder, *arguments)
+    try:
+        yield child
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            assert pipe
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
 def send(child: "subprocess.Popen[str]") -> None:
     assert child.stdin
     child.stdin.write("go\n")
@@ -100,7 +117,7 @@ def said_until_dead(child: "subprocess.Popen[str]") -> list[str]:
 @pytest.mark.slow
 def test_a_ledger_killed_while_committing_keeps_every_acknowledged_batch_whole(tmp_path: Path) -> None:
     draw, known, told = random.Random(), 0, 0
-    with start("append", tmp_path) as child:
+    with started("append", tmp_path) as child:
         for _ in range(LEDGER_KILLS):
             send(child)
             assert child.stdout
@@ -113,12 +130,11 @@ def test_a_ledger_killed_while_committing_keeps_every_acknowledged_batch_whole(t
                 assert ledger.count() >= known
                 assert ledger.count() % BATCH == 0
                 assert ledger.verify() == []
-        child.kill()
     assert told > LEDGER_KILLS
 
 
 def test_of_eight_starters_one_wins_and_the_others_are_told_by_whom(tmp_path: Path) -> None:
-    with start("hold", tmp_path) as child:
+    with started("hold", tmp_path) as child:
         for number in range(int(os.environ.get("STARTS", "20"))):
             send(child)
             assert child.stdout
@@ -134,7 +150,6 @@ def test_of_eight_starters_one_wins_and_the_others_are_told_by_whom(tmp_path: Pa
             assert said_until_dead(child) == []
             with open_run(run), pytest.raises(RunError, match=f"pid {os.getpid()} "):
                 open_run(run)
-        child.kill()
 
 
 @pytest.mark.slow
@@ -143,7 +158,7 @@ def test_four_readers_beside_a_writer_are_neither_locked_out_nor_kept_waiting(tm
     with open_ledger(tmp_path / "quiet.sqlite") as ledger:
         for batch in range(200):
             ledger.append([judgment(f"{batch}-{i}", comparison_id=f"b{batch}") for i in range(8)])
-    with start("traffic", tmp_path, os.environ.get("TRAFFIC_SECONDS", "30")) as child:
+    with started("traffic", tmp_path, os.environ.get("TRAFFIC_SECONDS", "30")) as child:
         assert child.stdout
         *readers, end = [json.loads(line) for line in child.stdout]
     assert end == {"codes": [0] * 5} and len(readers) == 4
