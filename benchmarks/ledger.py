@@ -93,7 +93,7 @@ def main() -> None:
     print(f"{arguments.rows} judgments in batches of {arguments.batch}, one transaction a batch")
     print(f"ledger append:     {rate:>9,.0f} rows/s  ({taken:.1f} s)")
     print(
-        f"plain executemany: {of:>9,.0f} rows/s  ({baseline:.1f} s); the ledger takes {taken / baseline:.1f} times as long"
+        f"plain executemany: {of:>9,.0f} rows/s  ({baseline:.1f} s); the ledger takes {taken / baseline:.1f} x as long"
     )
     print(f"verify:            {arguments.rows / verified:>9,.0f} rows/s, {len(problems)} problems")
 

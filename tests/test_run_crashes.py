@@ -122,15 +122,16 @@ def test_a_ledger_killed_while_committing_keeps_every_acknowledged_batch_whole(t
             send(child)
             assert child.stdout
             pid = int(child.stdout.readline().removeprefix("pid "))
-            time.sleep(0.05 * draw.random())
+            acknowledged = [int(child.stdout.readline()) for _ in range(draw.randint(0, 3))]
+            time.sleep(0.02 * draw.random())
             os.kill(pid, signal.SIGKILL)
-            acknowledged = [int(line) for line in said_until_dead(child)]
+            acknowledged += [int(line) for line in said_until_dead(child)]
             known, told = (acknowledged or [known])[-1], told + len(acknowledged)
             with open_ledger_read_only(tmp_path / "ledger.sqlite") as ledger:
                 assert ledger.count() >= known
                 assert ledger.count() % BATCH == 0
                 assert ledger.verify() == []
-    assert told > LEDGER_KILLS
+    assert told > LEDGER_KILLS // 4
 
 
 def test_of_eight_starters_one_wins_and_the_others_are_told_by_whom(tmp_path: Path) -> None:
