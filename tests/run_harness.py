@@ -141,6 +141,7 @@ def traffic(folder: Path, seconds: float) -> None:
     """One process appends batches without a pause and four look things up; each of these tells, as JSON, the seconds
     its reads of the busy ledger took, and of one nobody writes to."""
     children = []
+    open_ledger(folder / "ledger.sqlite").close()
     until = time.monotonic() + seconds
     for number in range(5):
         child = os.fork()
