@@ -18,6 +18,7 @@ from run_harness import BATCH, judgment
 
 from constitutional.errors import ConstitutionalError, LedgerError, RunError
 from constitutional.ledger import open_ledger, open_ledger_read_only
+from constitutional.ledger.export import export
 from constitutional.records import Answer, Usage
 from constitutional.runs import load_result, open_run, write_atomic
 
@@ -262,6 +263,16 @@ def test_a_ledger_on_a_full_disk_keeps_what_it_had_and_goes_on_afterwards(disk: 
         assert ledger.append(more) == 60
     with open_ledger_read_only(path) as ledger:
         assert (ledger.count(), ledger.verify()) == (80, [])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_an_export_on_a_full_disk_leaves_no_half_file(disk: Disk, tmp_path_factory, suffix: str) -> None:
+    ledger = tmp_path_factory.mktemp("elsewhere") / "ledger.sqlite"
+    with open_ledger(ledger) as opened:  # stays open: a reader beside it needs to write nothing
+        opened.append([judgment(f"{i}", raw="z" * 4096) for i in range(20)])
+        out = disk.folder / f"out{suffix}"
+        refused(disk, out, LedgerError, lambda: export(ledger, out))
+        assert not out.exists() and export(ledger, out) == 20
 
 
 @pytest.mark.parametrize("full_at", ["chunk 2", "finish"])
