@@ -11,7 +11,7 @@ from constitutional.audit.agreement import (
     turned_as_labelled,
 )
 from constitutional.audit.index import Entry, Index
-from constitutional.audit.lineage_steps import step_node, system_node
+from constitutional.audit.lineage_steps import judgments_behind, step_node, system_node
 from constitutional.audit.trace_node import (
     Fact,
     TraceNode,
@@ -230,7 +230,13 @@ def _reward_row(ix: Index, row: RewardRow, row_id: str) -> TraceNode:
     if trained is not None:
         same = trained.model == row.preference_model
         facts += check(same, f"scored by {row.preference_model}, but the run's preference model is {trained.model}")
-    children = (prompt_node(ix, row.prompt_id), step_node(ix, "rl"))
+    same_prompt, behind = judgments_behind(ix, row)
+    children = (
+        prompt_node(ix, row.prompt_id),
+        *(_follow(ix, "preference row", row_id) for row_id in same_prompt),
+        step_node(ix, "rl"),
+    )
+    facts += behind
     title = f"reward {score} at step {row.step}"
     return TraceNode(kind="reward row", id=row_id, title=title, facts=tuple(facts), children=children)
 
