@@ -114,7 +114,9 @@ def _cluster_sums(
 
 
 def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: int) -> tuple[NDArray[np.intp], int]:
-    """The cluster of each of `n` rows as 0, 1, 2 … and how many there are; each row is its own when None.
+    """The cluster of each of `n` rows as 0, 1, 2 … in order of first appearance, and how many there are.
+
+    Each row is its own when None.
 
     Raises:
         DataError: not one cluster for each row.
@@ -126,8 +128,8 @@ def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: 
     if len(clusters) != n:
         raise DataError(f"{n} values but {len(clusters)} clusters")
     if isinstance(clusters, np.ndarray):
-        found, codes = np.unique(clusters, return_inverse=True)
-        return codes.reshape(n), len(found)
+        found, first, codes = np.unique(clusters, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[codes.reshape(n)], len(found)
     index: dict[Hashable, int] = {}
     return np.fromiter((index.setdefault(c, len(index)) for c in clusters), np.intp, n), len(index)
 
