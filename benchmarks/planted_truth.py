@@ -10,7 +10,7 @@ and it refuses at random. Labels agree with s at the principle's accuracy. What 
 quadrature; see `truths`. Of 100 exact 95 % intervals 93 or more hold the truth with probability 0.87 only, so coverage
 over more seeds tells more (`--seeds 1000`).
 
-    python benchmarks/planted_truth.py [--seeds 100] [--prompts 150]
+    python benchmarks/planted_truth.py [--seeds 100] [--first 0] [--prompts 150]
 """
 
 from __future__ import annotations
@@ -259,11 +259,12 @@ def gate(accuracy: float, seed: int, n: int = 400) -> GateReport:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--prompts", type=int, default=150)
     asked = parser.parse_args()
-    planted = Planted()
-    truth, hits = truths(planted), coverage(planted, range(asked.seeds), asked.prompts)
+    planted, seeds = Planted(), range(asked.first, asked.first + asked.seeds)
+    truth, hits = truths(planted), coverage(planted, seeds, asked.prompts)
     print(f"{asked.prompts} prompts, 3 comparisons each, 3 principles, 2 orders; {asked.seeds} seeds\n")
     print(f"{'parameter':<28}{'planted':>9}{'inside its 95 % interval':>28}")
     for name, count in hits.items():
@@ -272,7 +273,7 @@ def main() -> None:
     total, n = sum(hits.values()), len(hits) * asked.seeds
     print(f"{'all':<37}{total:>12}/{n}  {total / n:.4f}")
     for accuracy in (0.4, 0.5, 0.6):
-        passed = sum(gate(accuracy, seed).passed for seed in range(asked.seeds))
+        passed = sum(gate(accuracy, seed).passed for seed in seeds)
         print(f"a judge right on {accuracy:.0%} of 400 passes the gate in {passed} of {asked.seeds} seeds")
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from constitutional.errors import DataError
 from constitutional.statistics import Interval, bootstrap_mean, cluster_bootstrap, clustered
 from constitutional.statistics.agreement import kappa_of_table
-from constitutional.statistics.clustered import ratios
+from constitutional.statistics.clustered import expanded_confidence, ratios
 
 
 def with_ones(values: np.ndarray) -> np.ndarray:
@@ -24,7 +24,10 @@ def test_of_a_mean_it_is_the_mean_bootstrap_draw_for_draw() -> None:
     rng = np.random.default_rng(0)
     values, clusters = rng.random(90), rng.integers(0, 15, 90)
     for given in (clusters.tolist(), clusters, None):
-        mean = bootstrap_mean(values.tolist(), None if given is None else clusters.tolist(), resamples=500, seed=3)
+        wide = expanded_confidence(0.95, 90 if given is None else 15)
+        mean = bootstrap_mean(
+            values.tolist(), None if given is None else clusters.tolist(), resamples=500, seed=3, confidence=wide
+        )
         ours = cluster_bootstrap(with_ones(values), given, ratios, seed=3, draws=500)
         assert ends(ours) == [pytest.approx((mean.low, mean.high))]
 
@@ -41,7 +44,12 @@ def test_kappa_equals_scipy_over_cluster_indices() -> None:
         return kappa_of_table(tables.reshape(*tables.shape[:-1], 3, 3))
 
     theirs = stats.bootstrap(
-        (np.arange(40),), kappa, n_resamples=800, method="percentile", rng=np.random.default_rng(7)
+        (np.arange(40),),
+        kappa,
+        n_resamples=800,
+        method="percentile",
+        confidence_level=expanded_confidence(0.95, 40),
+        rng=np.random.default_rng(7),
     ).confidence_interval
     (ours,) = cluster_bootstrap(cells, clusters, lambda s: kappa_of_table(s.reshape(-1, 3, 3)), seed=7, draws=800)
     assert ours is not None
@@ -57,6 +65,21 @@ def test_several_statistics_share_the_draws(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(clustered, "_BLOCK", 50)
     again = cluster_bootstrap(np.column_stack([x, y, np.ones(60), np.ones(60)]), clusters, ratios, draws=300)
     assert ends(again) == [pytest.approx(e) for e in ends(both)]  # blocks do not change the draws
+
+
+def test_few_clusters_are_covered_as_often_as_said() -> None:
+    hits = 0
+    for seed in range(400):
+        values = np.random.default_rng(seed).normal(size=8)
+        (found,) = cluster_bootstrap(with_ones(values), None, ratios, seed=seed, draws=500)
+        assert found is not None
+        hits += found.low <= 0.0 <= found.high
+    assert hits / 400 > 0.925  # plain percentiles: 0.89
+    t = stats.t.ppf(0.975, 9) * np.sqrt(10 / 9)
+    assert expanded_confidence(0.95, 10) == pytest.approx(1 - 2 * stats.norm.sf(t), abs=1e-12)
+    assert expanded_confidence(0.95, 10**6) == pytest.approx(0.95, abs=1e-5)
+    with pytest.raises(DataError, match="1 observations"):
+        expanded_confidence(0.95, 1)
 
 
 def test_degenerate_columns() -> None:
