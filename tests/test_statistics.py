@@ -17,6 +17,7 @@ from constitutional.errors import DataError, shortened
 from constitutional.statistics import (
     Interval,
     bootstrap_mean,
+    clustered,
     expected_calibration_error,
     proportion_difference,
     reliability_curve,
@@ -136,7 +137,7 @@ def test_bootstrap_blocks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatc
     rng = random.Random(4)
     values = [rng.random() for _ in range(20)]
     whole = bootstrap_mean(values)
-    monkeypatch.setattr(statistics, "_BLOCK", 150)
+    monkeypatch.setattr(clustered, "_BLOCK", 150)
     assert bootstrap_mean(values) == whole
     assert bootstrap_mean(values, seed=1) != whole
 
