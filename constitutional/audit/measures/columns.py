@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+FAILED: tuple[Outcome, ...] = ("refused", "invalid", "error")
+"""Outcomes of judgments that should have said something and did not."""
+
 _NUMBER = {name: i for i, name in enumerate(OUTCOMES)}
 
 

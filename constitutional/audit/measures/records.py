@@ -148,7 +148,7 @@ class Cost(Record):
     per_judgment: float
 
 
-class Test(Record):
+class PValue(Record):
     """A two-sided test of one figure of one principle, and its p adjusted over all principles tested alike."""
 
     p: float
@@ -157,13 +157,13 @@ class Test(Record):
     n: int
 
 
-class Tests(Record):
+class PValues(Record):
     """`position`: does it read the order (exact sign test on the comparisons where the orders disagree); `length`: is
     the slope zero (Wald); `chance`: is its accuracy one half (exact binomial)."""
 
-    position: Test | None
-    length: Test | None
-    chance: Test | None
+    position: PValue | None
+    length: PValue | None
+    chance: PValue | None
 
 
 class PrincipleAudit(Record):
@@ -187,7 +187,7 @@ class PrincipleAudit(Record):
     influence: Influence | None
     reach: Reach
     cost: Cost
-    tests: Tests
+    tests: PValues
 
 
 class PrinciplePair(Record):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.records import Estimate
 from constitutional.statistics import Interval
+from constitutional.statistics.intervals import score_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,19 +108,8 @@ def interval(draws: Array, value: float, prompts: int, low: float, high: float) 
         return Interval(low=float(ends[0]), high=float(ends[1]))
     if not np.isfinite(high - low):
         return None
-    share = score_interval(min(max((value - low) / (high - low), 0.0), 1.0), prompts)
+    share = score_interval(min(max((value - low) / (high - low), 0.0), 1.0), prompts, CONFIDENCE)
     return Interval(low=low + share.low * (high - low), high=low + share.high * (high - low))
-
-
-def score_interval(p: float, n: int) -> Interval:
-    """Wilson's interval of a share that need not be a whole count."""
-    from math import sqrt
-    from statistics import NormalDist
-
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(low=0.0 if p == 0 else max(0.0, centre - half), high=1.0 if p == 1 else min(1.0, centre + half))
 
 
 def estimate(value: float, n: int, prompts: int, draws: Array, low: float = 0.0, high: float = 1.0) -> Estimate:
