@@ -133,7 +133,8 @@ def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstra
         (draws,) = bootstrap.replicate([group], _shares)
         values = _shares(group.total)[0] if n_labels else [float("nan")] * 3
         prompts = len(np.unique(label_prompt))
-        estimates = [estimate(float(v), n_labels, prompts, draws[:, k]) for k, v in enumerate(values)]
+        counted = (n_labels, n_labels, n_labels - int((~stays).sum()))
+        estimates = [estimate(float(v), counted[k], prompts, draws[:, k]) for k, v in enumerate(values)]
         found.append(
             Influence(
                 labels=n_labels,

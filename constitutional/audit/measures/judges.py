@@ -95,13 +95,17 @@ def _same_and_kappa(t: Array) -> Array:
 
 
 def _alpha(ratings: Array, prompt: NDArray[np.int64], bootstrap: Bootstrap) -> Estimate:
-    """Krippendorff's alpha over the units that two or more raters have a side on."""
+    """Krippendorff's alpha over the units that two or more raters have a side on, each unit as it is and turned.
+
+    Which answer is called a is a matter of the file: where it is always the better one, sides would not vary.
+    """
     import numpy as np
 
     several = np.isfinite(ratings).sum(axis=0) > 1
     if not several.any():
         return _nothing()
-    pairs = coincidences(ratings[:, several])
+    pairs = coincidences(np.concatenate([ratings[:, several], -ratings[:, several]], axis=1))
+    pairs = pairs[: several.sum()] + pairs[several.sum() :]
     flat = pairs.reshape(len(pairs), -1)
     code = np.zeros(len(pairs), dtype=np.int64)
     (group,) = sums_by(prompt[several], code, 1, list(flat.T))

@@ -226,7 +226,11 @@ class JudgePair(Record):
 
 
 class JudgesAgreement(Record):
-    """Judges, and people, among themselves. Alpha is Krippendorff's, nominal, of sides; a missing side is missing."""
+    """Judges, and people, among themselves.
+
+    Alpha is Krippendorff's, nominal, of sides; a missing side is missing. Every question counts as it is and with a and
+    b in each other's place, as it is a matter of the file which answer is called a.
+    """
 
     raters: tuple[str, ...]
     pairs: tuple[JudgePair, ...]
