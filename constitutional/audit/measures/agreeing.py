@@ -79,9 +79,7 @@ def _metrics(t: Array) -> Array:
         return np.stack([agree / n, sided / n, (agree - disagree) / n, (agree - disagree) / sided], axis=1)
 
 
-def label_fits(
-    table: Table, rows: Numbers, code: Numbers, codes: int, bootstrap: Bootstrap
-) -> list[LabelFit | None]:
+def label_fits(table: Table, rows: Numbers, code: Numbers, codes: int, bootstrap: Bootstrap) -> list[LabelFit | None]:
     """How opinions do against labels, for each code; None for one without a label."""
     import numpy as np
 

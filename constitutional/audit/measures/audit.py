@@ -234,4 +234,3 @@ def _order(corpus: Corpus, subjects: Sequence[SubjectKey]) -> list[int]:
 def _label_counts(corpus: Corpus) -> dict[str, int]:
     counts = Counter(source for said in corpus.labels.said.values() for source in said)
     return dict(sorted(counts.items()))
-

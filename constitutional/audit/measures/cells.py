@@ -50,7 +50,8 @@ class Cells:
         """Both orders prefer the same answer; false where there is no opinion."""
         import numpy as np
 
-        return ((self.p_ab > 0.5) == (self.p_ba > 0.5)) & np.isfinite(self.p)
+        same: NDArray[np.bool_] = ((self.p_ab > 0.5) == (self.p_ba > 0.5)) & np.isfinite(self.p)
+        return same
 
 
 def cells(judgments: Judgments, comparisons: int) -> Cells:
@@ -64,7 +65,8 @@ def cells(judgments: Judgments, comparisons: int) -> Cells:
     def mean(rows: NDArray[np.bool_]) -> NDArray[np.float64]:
         n = np.bincount(of[rows], minlength=len(keys))
         total = np.bincount(of[rows], weights=judgments.p[rows], minlength=len(keys))
-        return np.divide(total, n, out=np.full(len(keys), np.nan), where=n > 0)
+        found: NDArray[np.float64] = np.divide(total, n, out=np.full(len(keys), np.nan), where=n > 0)
+        return found
 
     other = np.bincount(of, weights=judgments.outcome != NOT_APPLICABLE, minlength=len(keys))
     return Cells(
@@ -80,9 +82,9 @@ def cells(judgments: Judgments, comparisons: int) -> Cells:
 def merged_subjects(subjects: list[SubjectKey]) -> tuple[list[SubjectKey], list[int]]:
     """Subjects with those of mode `applies` put to what they are about, and the new number of each.
 
-    A judgment of mode `applies` says that a principle does not apply, in the place of a judgment of another mode: by the
-    same judge, or by the check whose code the digest holds. Where no other mode was used, or several were, it stays by
-    itself.
+    A judgment of mode `applies` says that a principle does not apply, in the place of a judgment of another mode: by
+    the same judge, or by the check whose code the digest holds. Where no other mode was used, or several were, it stays
+    by itself.
     """
     others = [key for key in subjects if key[3] != "applies"]
     kept, places = [], []

@@ -93,7 +93,9 @@ def load_corpus(runs: Sequence[Path], labels: Sequence[Path] = ()) -> Corpus:
 
 def _names(runs: Sequence[Path]) -> list[str]:
     names = [path.resolve().name for path in runs]
-    return [n if names.count(n) == 1 else f"{path.resolve().parent.name}/{n}" for path, n in zip(runs, names, strict=True)]
+    return [
+        n if names.count(n) == 1 else f"{path.resolve().parent.name}/{n}" for path, n in zip(runs, names, strict=True)
+    ]
 
 
 def _seconds(view: RunView) -> dict[str, float]:
@@ -130,9 +132,7 @@ def _rows(result: StageResult) -> Iterator[tuple[Path, int, dict[str, Any]]]:
                 yield path, number, row
 
 
-def _add(
-    corpus: Corpus, view: RunView, run: str, step: str, path: Path, number: int, row: dict[str, Any]
-) -> None:
+def _add(corpus: Corpus, view: RunView, run: str, step: str, path: Path, number: int, row: dict[str, Any]) -> None:
     """Takes a comparison that the ledgers name and that was not seen before; the current builds are read first."""
     try:
         judged = corpus.reader.comparisons.numbers.get(row["id"])

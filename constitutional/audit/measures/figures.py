@@ -96,7 +96,8 @@ def _columns(table: Table, rows: NDArray[np.int64]) -> list[NDArray[np.float64]]
 def _share(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
-    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    found: NDArray[np.float64] = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    return found
 
 
 def _totals(t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -108,7 +108,7 @@ def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstra
     """The influence of each subject that any label could rest on."""
     import numpy as np
 
-    comparison, first = np.unique(table.cells.comparison[made.rows], return_index=True)
+    _, first = np.unique(table.cells.comparison[made.rows], return_index=True)
     labelled = np.isfinite(made.whole[first])
     label_prompt = table.prompt[made.rows[first[labelled]]]
     found: list[Influence | None] = []
@@ -225,7 +225,7 @@ def _rule(table: Table, labeller: _Labeller, labels: Mapping[int, float]) -> Lab
     compared = same = 0
     for name, p in stored.items():
         place = table.corpus.place.get(names.get(name, -1))
-        if place in labels:
+        if place is not None and place in labels:
             compared += 1
             made = labels[place]
             same += made != made if p is None else abs(made - p) <= _SAME

@@ -67,9 +67,7 @@ def _shared(table: Table, subjects: Sequence[int]) -> Iterator[tuple[int, int, S
                 yield one, other, sums
 
 
-def _measured(
-    table: Table, batch: Sequence[tuple[int, int, Sums]], bootstrap: Bootstrap
-) -> Iterator[PrinciplePair]:
+def _measured(table: Table, batch: Sequence[tuple[int, int, Sums]], bootstrap: Bootstrap) -> Iterator[PrinciplePair]:
     import numpy as np
 
     draws = bootstrap.replicate([sums for _, _, sums in batch], _figures)

@@ -58,9 +58,9 @@ class Figures(Record):
 class LengthEffect(Record):
     """Does the judge prefer the longer answer? Logistic regression of "a preferred" on log(length a / length b).
 
-    Lengths are in characters; opinions of exactly one half are left out. A slope of 0 is no effect; at slope s an answer
-    twice as long has the odds times 2^s. The interval is Wald's with a covariance clustered by prompt. None, and why,
-    where there is nothing to fit.
+    Lengths are in characters; opinions of exactly one half are left out. A slope of 0 is no effect; at slope s an
+    answer twice as long has the odds times 2^s. The interval is Wald's with a covariance clustered by prompt. None, and
+    why, where there is nothing to fit.
     """
 
     slope: Estimate

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.records import Estimate
@@ -37,7 +38,8 @@ class Sums:
     @property
     def total(self) -> Array:
         """Over all prompts, one row."""
-        return self.values.sum(axis=0, keepdims=True)
+        found: Array = self.values.sum(axis=0, keepdims=True)
+        return found
 
 
 def sums_by(prompt: Numbers, code: Numbers, codes: int, columns: Sequence[Array]) -> list[Sums]:
@@ -48,9 +50,9 @@ def sums_by(prompt: Numbers, code: Numbers, codes: int, columns: Sequence[Array]
         return [Sums(np.zeros(0, dtype=np.int64), np.zeros((0, len(columns))))] * codes
     width = int(prompt.max()) + 1
     keys, where = np.unique(code.astype(np.int64) * width + prompt, return_inverse=True)
-    table = np.stack([np.bincount(where, weights=column, minlength=len(keys)) for column in columns], axis=1)
+    table: Array = np.stack([np.bincount(where, column, len(keys)).astype(np.float64) for column in columns], axis=1)
     ends = np.searchsorted(keys, np.arange(codes + 1, dtype=np.int64) * width)
-    return [Sums(keys[low:high] % width, table[low:high]) for low, high in zip(ends, ends[1:], strict=False)]
+    return [Sums(keys[low:high] % width, table[low:high]) for low, high in pairwise(ends.tolist())]
 
 
 Statistic = Callable[["Array"], "Array"]

@@ -10,7 +10,7 @@ from constitutional.audit.measures.figures import figures
 from constitutional.audit.measures.records import Slice
 from constitutional.audit.measures.resample import Bootstrap
 from constitutional.audit.measures.table import UNLABELLED, Table
-from constitutional.errors import ConfigError, nearest
+from constitutional.errors import ConfigError, nearest, one_line
 from constitutional.statistics import rate
 
 if TYPE_CHECKING:
@@ -39,9 +39,8 @@ def slices(table: Table, by: Sequence[str], tags: dict[str, tuple[str, ...]], bo
         ConfigError: no such column, or one with more than `MOST` values.
     """
     found: list[Slice] = []
+    check_columns(by)
     for column in dict.fromkeys((*by, *ALWAYS)):
-        if column not in COLUMNS:
-            raise ConfigError(f"--by: no column '{column}'{nearest(column, COLUMNS)}")
         rows, code, values = column_values(table, column, tags)
         if column in by and len(values) > MOST:
             raise ConfigError(f"--by {column}: {len(values)} values, more than {MOST}")
@@ -50,6 +49,13 @@ def slices(table: Table, by: Sequence[str], tags: dict[str, tuple[str, ...]], bo
         if column in by:
             found += _sliced(table, column, rows, code, values, True, bootstrap)
     return found
+
+
+def check_columns(by: Sequence[str]) -> None:
+    """Refuses a column that there is not, before anything is read. Raises ConfigError."""
+    for column in by:
+        if column not in COLUMNS:
+            raise ConfigError(f"--by: no column '{one_line(column)}'{nearest(column, COLUMNS)}")
 
 
 def column_values(

@@ -50,7 +50,7 @@ class Table:
         """The sum over a row's judgments."""
         import numpy as np
 
-        return np.bincount(self.cells.of, weights=values, minlength=len(self))
+        return np.bincount(self.cells.of, values, len(self)).astype(np.float64)
 
     @cached_property
     def firsts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

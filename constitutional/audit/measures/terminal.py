@@ -94,8 +94,8 @@ def _outcomes(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
         _row(table, name, str(figures.judgments), *outcomes, *last)
     yield table
     yield (
-        "all: judgments; pairs: comparisons asked. An opinion is a comparison with a p in both orders (p is their mean); "
-        "1 order: only one of the two could be read, which gives no opinion. n/a: the principle does not apply."
+        "all: judgments; pairs: comparisons asked. An opinion is a comparison with a p in both orders (p is their "
+        "mean); 1 order: only one of the two could be read, which gives no opinion. n/a: the principle does not apply."
     )
 
 
@@ -145,9 +145,9 @@ def _length(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
             reasons.setdefault(row.length.reason, []).append(name)
     yield table
     yield (
-        "slope: logistic, of a preferred on log(length a / length b) in characters; +1 gives twice the length twice the "
-        "odds. longer preferred: of all with a side; equal length: same in both orders where lengths differ by under a "
-        "tenth. * is not 0 (Wald, Benjamini-Hochberg)."
+        "slope: logistic, of a preferred on log(length a / length b) in characters; +1 gives twice the length twice "
+        "the odds. longer preferred: of all with a side; equal length: same in both orders where lengths differ by under "
+        "a tenth. * is not 0 (Wald, Benjamini-Hochberg)."
     )
     for reason, found in reasons.items():
         yield f"no slope: {reason} ({', '.join(found) if len(found) < 4 else f'{len(found)} principles'})"
@@ -167,9 +167,9 @@ def _labels(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
     yield table
     sources = ", ".join(f"{source} {n}" for source, n in audit.labels.items())
     yield (
-        f"labels: {sources}. n: those the principle takes a side on, of which accuracy is (Wilson); relevance, kappa and "
-        "strength as in ICAI and Feedback Forensics; ECE: expected calibration error of max(p, 1 - p). * accuracy is not "
-        "one half (binomial, Benjamini-Hochberg)."
+        f"labels: {sources}. n: those the principle takes a side on, of which accuracy is (Wilson); relevance, kappa "
+        "and strength as in ICAI and Feedback Forensics; ECE: expected calibration error of max(p, 1 - p). * accuracy is "
+        "not one half (binomial, Benjamini-Hochberg)."
     )
 
 
@@ -208,8 +208,8 @@ def _influence(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
         rule = audit.label_rule
         yield (
             f"labels made again by the run's rule '{rule.rule}' without the principle: share of all {rule.labels} that "
-            "change side, or are no label then (lost). heard: labels it has an opinion on. with others: agrees with the "
-            "label the others make, of n with two sides. asked: comparisons asked under it, of the judge's. "
+            "change side, or are no label then (lost). heard: labels it has an opinion on. with others: agrees with "
+            "the label the others make, of n with two sides. asked: comparisons asked under it, of the judge's. "
             f"{rule.stored_same} of the run's {rule.stored} stored labels of these comparisons come out the same; "
             f"{rule.abstained} comparisons have no label."
         )
@@ -324,4 +324,3 @@ def _sided(value: Agreeing | None) -> str:
 
 def _star(test: PValue | None) -> str:
     return "*" if test is not None and test.adjusted <= _ALPHA else ""
-
