@@ -146,8 +146,8 @@ def _length(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
     yield table
     yield (
         "slope: logistic, of a preferred on log(length a / length b) in characters; +1 gives twice the length twice "
-        "the odds. longer preferred: of all with a side; equal length: same in both orders where lengths differ by under "
-        "a tenth. * is not 0 (Wald, Benjamini-Hochberg)."
+        "the odds. longer preferred: of all with a side; equal length: same in both orders where lengths differ by "
+        "under a tenth. * is not 0 (Wald, Benjamini-Hochberg)."
     )
     for reason, found in reasons.items():
         yield f"no slope: {reason} ({', '.join(found) if len(found) < 4 else f'{len(found)} principles'})"
@@ -168,8 +168,8 @@ def _labels(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
     sources = ", ".join(f"{source} {n}" for source, n in audit.labels.items())
     yield (
         f"labels: {sources}. n: those the principle takes a side on, of which accuracy is (Wilson); relevance, kappa "
-        "and strength as in ICAI and Feedback Forensics; ECE: expected calibration error of max(p, 1 - p). * accuracy is "
-        "not one half (binomial, Benjamini-Hochberg)."
+        "and strength as in ICAI and Feedback Forensics; ECE: expected calibration error of max(p, 1 - p). * accuracy "
+        "is not one half (binomial, Benjamini-Hochberg)."
     )
 
 
