@@ -1,4 +1,4 @@
-"""A simulated judge with known faults, and whether the statistics find them inside their 95 % intervals.
+"""A simulated judge with known faults, and whether statistics and audit find them inside their 95 % intervals.
 
 The judge writes real Judgment records of real Comparison records. For each prompt its answers are easy or hard to tell
 apart (margin m); under each principle it takes a side s = +1 or -1 with P(s = +1) = sigmoid(slope * log length ratio);
@@ -16,6 +16,7 @@ over more seeds tells more (`--seeds 1000`).
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 
@@ -23,6 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from constitutional.audit.measures.agreeing import label_fits
+from constitutional.audit.measures.corpus import Corpus
+from constitutional.audit.measures.figures import figures
+from constitutional.audit.measures.length import length_effect
+from constitutional.audit.measures.pairs import principle_pairs
+from constitutional.audit.measures.resample import Bootstrap
+from constitutional.audit.measures.table import make_table
 from constitutional.feedback.gate import GateReport, Labelled, measure_gate
 from constitutional.feedback.label import opinions
 from constitutional.feedback.options import option_probability
@@ -207,6 +215,38 @@ def recover(made: Simulated, seed: int = 0, draws: int = 1000) -> Found:
     return found
 
 
+def recover_by_audit(made: Simulated, seed: int = 0, draws: int = 1000) -> Found:
+    """The same parameters as the audit prints them; it has no figure for the position shift."""
+    corpus, by_id = Corpus(), {c.id: c for c in made.comparisons}
+    corpus.reader.read((j.to_json() for j in made.judgments), "simulated")
+    for key, number in corpus.reader.comparisons.numbers.items():
+        c = by_id[key]
+        corpus.place[number] = len(corpus.comparisons.prompt)
+        corpus.comparisons.prompt.append(corpus.prompts.number(c.prompt_id))
+        corpus.comparisons.log_ratio.append(float(np.log((len(c.a) + 1) / (len(c.b) + 1))))
+        corpus.comparisons.tags.append(())
+        for principle in PRINCIPLES:
+            corpus.labels.add(number, principle, 1 if made.labels[key, principle] else -1, "planted")
+    table = make_table(corpus)
+    bootstrap = Bootstrap(len(corpus.prompts), draws, seed)
+    rows, subjects = np.arange(len(table)), [key[0] for key in table.subjects]
+    (all_rows,) = figures(table, rows, np.zeros(len(table), dtype=np.int64), 1, bootstrap)
+    found: Found = {
+        "order consistency": all_rows.order_consistency.interval,
+        "first position": all_rows.first_position.interval,
+        "refusals": wilson(all_rows.outcomes["refused"], all_rows.judgments),
+        "length slope": length_effect(table, rows).slope.interval,
+    }
+    fits = label_fits(table, rows, table.cells.subject.astype(np.int64), len(subjects), bootstrap)
+    for name, fit in zip(subjects, fits, strict=True):
+        found[f"accuracy {name}"] = fit.accuracy.interval if fit else None
+    for pair in principle_pairs(table, range(len(subjects)), bootstrap):
+        name = f"{pair.one.split('@')[0]} {pair.other.split('@')[0]}"
+        if name != "second third":
+            found[f"correlation {name}"], found[f"conflict {name}"] = pair.correlation.interval, pair.conflict.interval
+    return found
+
+
 def _both_orders(spoken: list[Judgment]) -> list[Judgment]:
     """Judgments whose other order was answered, too: their sides cancel."""
     orders: dict[tuple[str, str], int] = {}
@@ -224,12 +264,14 @@ def _correlation_and_conflict(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([(xy - x * y / n) / np.sqrt((xx - x * x / n) * (yy - y * y / n)), against / n], axis=1)
 
 
-def coverage(planted: Planted, seeds: range, prompts: int) -> dict[str, int]:
-    """In how many seeds the interval of each parameter holds the truth."""
-    truth, hits = truths(planted), dict.fromkeys(truths(planted), 0)
+def coverage(planted: Planted, seeds: range, prompts: int) -> tuple[Counter[str], Counter[str]]:
+    """In how many seeds the interval of each parameter holds the truth: of `recover`, and of the audit."""
+    truth, hits = truths(planted), (Counter[str](), Counter[str]())
     for seed in seeds:
-        for name, interval in recover(simulate(planted, seed, prompts), seed).items():
-            hits[name] += interval is not None and interval.low <= truth[name] <= interval.high
+        made = simulate(planted, seed, prompts)
+        for counts, found in zip(hits, (recover(made, seed), recover_by_audit(made, seed)), strict=True):
+            for name, interval in found.items():
+                counts[name] += interval is not None and interval.low <= truth[name] <= interval.high
     return hits
 
 
@@ -264,14 +306,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=150)
     asked = parser.parse_args()
     planted, seeds = Planted(), range(asked.first, asked.first + asked.seeds)
-    truth, hits = truths(planted), coverage(planted, seeds, asked.prompts)
+    truth, both = truths(planted), coverage(planted, seeds, asked.prompts)
     print(f"{asked.prompts} prompts, 3 comparisons each, 3 principles, 2 orders; {asked.seeds} seeds\n")
-    print(f"{'parameter':<28}{'planted':>9}{'inside its 95 % interval':>28}")
-    for name, count in hits.items():
-        interval = wilson(count, asked.seeds)
-        print(f"{name:<28}{truth[name]:>9.4f}{count:>12}/{asked.seeds}  [{interval.low:.3f}, {interval.high:.3f}]")
-    total, n = sum(hits.values()), len(hits) * asked.seeds
-    print(f"{'all':<37}{total:>12}/{n}  {total / n:.4f}")
+    print(f"{'inside its 95 % interval':<28}{'planted':>9}{'statistics':>14}{'audit':>14}")
+    for name in truth:
+        cells = [f"{hits[name]}/{asked.seeds}" if name in hits else "" for hits in both]
+        print(f"{name:<28}{truth[name]:>9.4f}{cells[0]:>14}{cells[1]:>14}")
+    cells = [f"{sum(hits.values()) / len(hits) / asked.seeds:.4f}" for hits in both]
+    print(f"{'all':<37}{cells[0]:>14}{cells[1]:>14}")
     for accuracy in (0.4, 0.5, 0.6):
         passed = sum(gate(accuracy, seed).passed for seed in seeds)
         print(f"a judge right on {accuracy:.0%} of 400 passes the gate in {passed} of {asked.seeds} seeds")

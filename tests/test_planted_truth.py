@@ -26,10 +26,20 @@ def bench() -> ModuleType:
 
 def test_planted_parameters_lie_inside_their_intervals(bench: ModuleType) -> None:
     seeds = 16
-    hits = bench.coverage(bench.Planted(), range(seeds), 60)
-    assert len(hits) == 12
-    assert min(hits.values()) >= 12, hits  # of 16 at 0.95 each: fewer with probability 0.001
-    assert sum(hits.values()) >= 0.91 * 12 * seeds, hits
+    by_statistics, by_audit = bench.coverage(bench.Planted(), range(seeds), 60)
+    assert (len(by_statistics), len(by_audit)) == (12, 11)
+    for hits in (by_statistics, by_audit):
+        assert min(hits.values()) >= 12, hits  # of 16 at 0.95 each: fewer with probability 0.001
+        assert sum(hits.values()) >= 0.91 * len(hits) * seeds, hits
+
+
+def test_the_audit_and_the_statistics_agree(bench: ModuleType) -> None:
+    made = bench.simulate(bench.Planted(), 3, 80)
+    one, other = bench.recover(made), bench.recover_by_audit(made)
+    for name, interval in other.items():
+        width = one[name].high - one[name].low
+        assert interval.low == pytest.approx(one[name].low, abs=0.1 * width), name
+        assert interval.high == pytest.approx(one[name].high, abs=0.1 * width), name
 
 
 def test_a_wrong_truth_would_be_missed(bench: ModuleType) -> None:
