@@ -2,7 +2,8 @@
 
 Makes the environment, installs feedback_forensics, has it read AnnotatedPairs files and compute its metrics, and
 compares each with `principle_metrics` of our own counts. Files: random votes (one principle never applies), and those
-that are named.
+that are named. Its web page and its pipeline of language models are not installed (hundreds of packages): modules that
+its reader and its metrics import and do not use stand empty.
 
     python benchmarks/feedback_forensics_oracle.py [--environment FOLDER] [EXPORT.json ...]
 """
@@ -24,8 +25,13 @@ from typing import Any
 from constitutional.statistics.agreement import principle_metrics
 
 PACKAGE = "feedback_forensics==0.5.0"
+NEEDED = ("pandas", "scikit-learn", "scipy", "loguru", "ijson", "msgspec", "requests")
 THEIRS = """
 import json, pathlib, sys
+from unittest.mock import MagicMock
+unused = "gradio inverse_cai inverse_cai.data inverse_cai.data.annotated_pairs_format inverse_cai.data.loader"
+for name in (unused + " inverse_cai.data.loader.standard").split():
+    sys.modules[name] = MagicMock()
 from feedback_forensics.app.metrics import compute_annotator_metrics
 from feedback_forensics.data.loader import get_votes_dict_from_annotated_pairs_json
 path = pathlib.Path(sys.argv[1])
@@ -92,10 +98,11 @@ def environment(folder: Path) -> Path | None:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    installed = subprocess.run([python, "-m", "pip", "install", "-q", PACKAGE], capture_output=True, text=True)
-    if installed.returncode:
-        print(f"skipped: {PACKAGE} cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")
-        return None
+    for what in (("--no-deps", PACKAGE), NEEDED):
+        installed = subprocess.run([python, "-m", "pip", "install", "-q", *what], capture_output=True, text=True)
+        if installed.returncode:
+            print(f"skipped: {what} cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")
+            return None
     return python
 
 
