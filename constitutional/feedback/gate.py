@@ -216,8 +216,8 @@ def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment], clamp:
     """How sure the judge is where it is right: its mean p of the better answer, over both orders.
 
     What checks say does not count: they are right or wrong, and say nothing of how sure a judge is. Where they alone
-    were asked there is no judge to measure, and labels are as certain as theirs: 1. The opinions of a judge that reasons
-    first are clamped, as in labels (`clamp`).
+    were asked there is no judge to measure, and labels are as certain as theirs: 1. The opinions of a judge that
+    reasons first are clamped, as in labels (`clamp`).
 
     Raises:
         GateError: it is right nowhere.

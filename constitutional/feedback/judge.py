@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 from constitutional.backends import Backend
-from constitutional.checks import NO_CHECKS, Check, coded_digest
-from constitutional.feedback.applies import Applicability, applies
+from constitutional.checks import NO_CHECKS, Check
+from constitutional.feedback.applies import Applicability
 from constitutional.feedback.checked import judge_by_check, raw_json
 from constitutional.feedback.judging.by_model import ask_model
+from constitutional.feedback.judging.cases import case_verdicts, left_out
 from constitutional.feedback.judging.cot import ask_cot
 from constitutional.feedback.judging.logprob import ask_logprob
 from constitutional.feedback.judging.score import ask_score
@@ -30,7 +31,6 @@ from constitutional.records import (
     Dialogue,
     Judgment,
     Order,
-    Outcome,
     Usage,
     canonical_json,
     digest,
@@ -149,7 +149,7 @@ def judge(
         comparisons, assigned, pack=pack, judge_model=backend.model, checks=checks, ask_applies=ask_applies, way=way
     )
     found = dict(known([question.key for question in asked])) if known else {}
-    verdicts = _verdicts([q for q in asked if q.conditional and q.key not in found], backend, pack, seed)
+    verdicts = case_verdicts([q for q in asked if q.conditional and q.key not in found], backend, pack, seed)
     unpaid = {case: verdict.usage for case, verdict in verdicts.items()}  # one verdict serves several judgments
     by_code: dict[tuple[str, str], list[Question]] = {}
     for question in asked:
@@ -157,7 +157,7 @@ def judge(
         if question.key in found:
             continue
         if verdict is not None and not verdict.applies:
-            found[question.key] = _left_out(question, verdict, unpaid.pop(question.case, Usage()))
+            found[question.key] = left_out(question, verdict, unpaid.pop(question.case, Usage()))
         elif question.check is not None:
             by_code.setdefault((question.comparison.id, question.principle.ref), []).append(question)
     for group in by_code.values():
@@ -185,44 +185,6 @@ def _ask(asked: Sequence[Question], judge: Judge, pack: TemplatePack, way: Way) 
         return ask_model(asked, cast(Scorer, judge))
     ask = {"logprob": ask_logprob, "cot": ask_cot, "vote": ask_vote, "score": ask_score}[way.mode]
     return ask(asked, cast(Backend, judge), pack, way)
-
-
-def _verdicts(
-    asked: Sequence[Question], judge: Judge, pack: TemplatePack, seed: int
-) -> dict[tuple[str, str], Applicability]:
-    """Whether principles apply, by prompt id and `id@version`; asked once of each conversation."""
-    found: dict[tuple[str, str], Applicability] = {}
-    backend = cast(Backend, judge)
-    for principle in {question.principle.ref: question.principle for question in asked}.values():
-        comparisons = [question.comparison for question in asked if question.principle.ref == principle.ref]
-        conversations = {comparison.prompt_id: comparison.messages for comparison in comparisons}
-        for verdict in applies(conversations, [principle], backend=backend, pack=pack, seed=seed):
-            found[verdict.prompt_id, principle.ref] = verdict
-    return found
-
-
-def _left_out(question: Question, verdict: Applicability, usage: Usage) -> Judgment:
-    """The judgment of a principle that does not apply, or of which the judge did not say whether it does."""
-    outcome: Outcome = "not_applicable"
-    if verdict.applies is None:
-        outcome = "invalid" if verdict.outcome == "invalid" else "error"
-    return Judgment(
-        key=question.key,
-        comparison_id=question.comparison.id,
-        principle=question.principle.ref,
-        principle_digest=coded_digest(question.principle, question.check.identity if question.check else None),
-        template_digest=verdict.template_digest,
-        judge=verdict.judge,
-        mode="applies",
-        order=question.order,
-        outcome=outcome,
-        p_a=None,
-        logprobs=verdict.logprobs,
-        mass=verdict.mass,
-        raw=verdict.raw if verdict.p_applies is None else raw_json({}, verdict),
-        usage=usage,
-        seed=verdict.seed,
-    )
 
 
 def _judgment(

@@ -1,12 +1,13 @@
 """Mode `score`: each answer is graded alone, and the grades of two answers make an opinion (Lee et al. 2023, d-RLAIF).
 
 The judge's grade of an answer is a distribution: the probabilities of the pack's `grades` (1 to 10), made to add up to
-one. Its expected value, put on a scale from -1 to 1, is the answer's score, and is kept. Which answer is better needs no
-scale: p_a is the probability that a grade drawn for `a` is higher than one drawn for `b`, plus half the probability that
-they are equal. Two judges that differ only in how they space their grades so have the same opinion.
+one. Its expected value, put on a scale from -1 to 1, is the answer's score, and is kept. Which answer is better needs
+no scale: p_a is the probability that a grade drawn for `a` is higher than one drawn for `b`, plus half the probability
+that they are equal. Two judges that differ only in how they space their grades so have the same opinion.
 
 A grade that begins another one ("1", "10") counts only as far as it ends there: its probability is less by that of what
-would make the longer one of it. So the sum is right whether a tokenizer has a token for "10" or writes it digit by digit.
+would make the longer one of it. So the sum is right whether a tokenizer has a token for "10" or writes it digit by
+digit.
 """
 
 from __future__ import annotations

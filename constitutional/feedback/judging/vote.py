@@ -1,8 +1,8 @@
 """Mode `vote`: verdicts are drawn as text and counted, for models that give no log-probabilities.
 
 A verdict is read strictly: the first line that is not blank must be nothing but the verdict ("A", "(B).", "Answer: A",
-"Response B"). A longer sentence is not read, however clear it is to a person: what cannot be read is counted, and a rule
-that guesses would be a second judge. p is the share of the verdicts read that are for an answer.
+"Response B"). A longer sentence is not read, however clear it is to a person: what cannot be read is counted, and a
+rule that guesses would be a second judge. p is the share of the verdicts read that are for an answer.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Told:
     logprobs: tuple[float, ...] = ()
     mass: float | None = None
     samples: tuple[JudgmentSample, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     said: Mapping[str, object] = field(default_factory=dict)
     """Kept in the judgment's `raw`."""
     error: str | None = None
