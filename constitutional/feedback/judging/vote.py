@@ -28,13 +28,10 @@ def ask_vote(questions: Sequence[Question], backend: Backend, pack: TemplatePack
 def verdict(text: str, options: tuple[str, str]) -> int | None:
     """0 for the first option, 1 for the second; None where the text's first line is not just a verdict."""
     line = next((line for line in text.splitlines() if line.strip()), "")[:200]
-    letters = [re.escape(option.strip(_PAD)) for option in options]
-    named = r"(?:the )?(?:(?:final|best|better) )?(?:answer|verdict|response|option|choice)"
-    found = re.fullmatch(rf"(?:{named}(?: is)?[\s:]+){{0,2}}\W*({'|'.join(letters)})", line.strip(_PAD), re.IGNORECASE)
-    if found is None:
-        return None
-    said = re.escape(found[1])
-    return next((i for i, letter in enumerate(letters) if letter == said), None)
+    letters = [option.strip(_PAD) for option in options]
+    named = r"(?i:(?:the )?(?:(?:final|best|better) )?(?:answer|verdict|response|option|choice)(?: is)?[\s:]+)"
+    found = re.fullmatch(rf"{named}{{0,2}}\W*({'|'.join(map(re.escape, letters))})", line.strip(_PAD))
+    return None if found is None else letters.index(found[1])
 
 
 def _told(question: Question, drawn: Sequence[Drawn], options: tuple[str, str]) -> Told:
