@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from constitutional.errors import DataError
-from constitutional.feedback.label.opinions import Reading, as_stored, opinions
+from constitutional.feedback.label.opinions import CLAMP, Clamp, Reading, as_stored, clamped, opinions
 from constitutional.feedback.label.rules import logistic, signal
 from constitutional.feedback.label.truths import Truth, labels_digest
 from constitutional.records import Judgment, Record, seed_for
@@ -70,7 +70,11 @@ class FittedWeights(Record):
 
 
 def fit_weights(
-    truths: Sequence[Truth], judgments: Iterable[Judgment], refs: Sequence[str], reading: Reading = as_stored
+    truths: Sequence[Truth],
+    judgments: Iterable[Judgment],
+    refs: Sequence[str],
+    reading: Reading = as_stored,
+    clamp: Clamp = CLAMP,
 ) -> FittedWeights:
     """Fits one weight a principle to labelled comparisons.
 
@@ -79,6 +83,7 @@ def fit_weights(
         judgments: of these comparisons, and maybe of others.
         refs: the principles, `id@version`.
         reading: the p a judgment counts with, where it is not the ledger's own.
+        clamp: ends of the opinions of a judge that reasons first: those that the weights will multiply.
 
     Raises:
         DataError: fewer than two prompts have a labelled comparison that any of these principles judged in both orders.
@@ -94,7 +99,7 @@ def fit_weights(
     groups: list[str] = []
     counts = [0] * len(refs)
     for truth in truths:
-        heard = [o for o in said.get(truth.comparison_id, []) if o.principle in column]
+        heard = [clamped(o, clamp) for o in said.get(truth.comparison_id, []) if o.principle in column]
         if heard:
             rows.append([0.0] * len(refs))
             for opinion in heard:
