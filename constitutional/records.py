@@ -230,6 +230,14 @@ class Comparison(Identified):
     """Seeds the answers were drawn with, where they were drawn."""
 
 
+class HumanLabel(Record):
+    """Which answer of a comparison a person preferred, or a file says was preferred. `source` names who, or the file."""
+
+    comparison_id: str
+    preferred: Literal["a", "b", "tie"]
+    source: str
+
+
 class Judgment(Identified):
     """What one judge said of one comparison under one principle in one order.
 

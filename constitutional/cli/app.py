@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import authoring, drafting, testing
+from constitutional.cli import authoring, drafting, pairs, testing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -142,6 +142,7 @@ def report(run_folder: RunPath) -> None:
 authoring.add(app)
 drafting.add(app)
 testing.add(app)
+pairs.add(app)
 
 
 @models.command("list")

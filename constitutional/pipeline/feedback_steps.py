@@ -8,6 +8,7 @@ from constitutional.feedback.applies import Applicability, applies, unread
 from constitutional.feedback.respond import respond
 from constitutional.feedback.revise import revise
 from constitutional.feedback.sample import compare_revision, sample
+from constitutional.interop.pairs import LabelledPairs, label_counts
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.records import (
     Answer,
@@ -16,9 +17,12 @@ from constitutional.records import (
     Prompt,
     Revision,
     seed_for,
+    short_digest,
 )
 from constitutional.runs import StageResult, write_atomic
 from constitutional.runs.logs import read_rows
+
+_PAIRS_A_CHUNK = 10_000
 
 
 def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -137,8 +141,21 @@ def usable_revisions(ctx: Context, done: Done) -> list[Revision]:
     return [r for r in found if r.final and (r.usable or keep_flagged) and r.final != r.initial]
 
 
+def _given_pairs(ctx: Context, pairs: LabelledPairs, number: int) -> StageResult:
+    """The comparisons of a file, its labels (labels.jsonl), and a Failure for each row that gave none."""
+    labels, found = [label.to_json() for label in pairs.labels], pairs.in_order
+    content = short_digest([labels, [item.to_json() for item in found]])
+    stage = ctx.folder.stage(number, "sample", {"pairs": content, "seed": ctx.recipe.seed}, {})
+    stage.run_chunks(found, lambda chunk, index: chunk, chunk_size=_PAIRS_A_CHUNK, output_type=Comparison)
+    if stage.result() is None:
+        write_atomic(stage.folder / "labels.jsonl", "".join(label + "\n" for label in labels))
+    return stage.finish(label_counts(pairs.labels), outputs=["labels.jsonl"])
+
+
 def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Red-team prompts → pairs of answers to compare: two draws of SL-CAI, and revision and original (Comparisons)."""
+    if ctx.pairs is not None:
+        return _given_pairs(ctx, ctx.pairs, number)
     settings, prompts = ctx.recipe.sample, ctx.select("red_team", "train")
     draw = ctx.sampling("policy", temperature=settings.temperature)
     spec = ctx.trained(done, "sft")

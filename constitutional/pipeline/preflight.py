@@ -48,6 +48,8 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
             without a principle for the judge that applies to every pair.
     """
+    if inputs.recipe.sample.revisions and inputs.pairs is not None:
+        raise ConfigError("sample.pairs takes the place of every other comparison: leave out sample.revisions")
     if inputs.recipe.sample.revisions and "sample" in steps and "revise" not in steps:
         raise ConfigError("stages: sample.revisions needs 'revise', which is left out")
     if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
@@ -90,8 +92,9 @@ def check_prompts(inputs: Inputs, steps: Sequence[str]) -> None:
         DataError: no held-out red-team prompt.
     """
     if "answers" in steps and not inputs.select("red_team", "heldout"):
+        source = inputs.recipe.prompts.red_team.path if inputs.recipe.prompts else "prompts"
         raise DataError(
-            f"{inputs.recipe.prompts.red_team.path}: no held-out red-team prompts: give rows `split: heldout`, or set "
+            f"{source}: no held-out red-team prompts: give rows `split: heldout`, or set "
             "prompts.red_team.limit and heldout_limit to hold out the rows after the limit"
         )
 

@@ -1,0 +1,98 @@
+"""The command that puts human-labelled pairs to a judge, without a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from constitutional.cli.testing import Judge, Seed, Show, Templates
+
+if TYPE_CHECKING:
+    from constitutional.settings import Recipe
+
+Pairs = Annotated[str, typer.Argument(help="Labelled pairs: .jsonl(.gz), .json, .csv or a hub data set.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME-OF-PAIRS when not given.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="At most so many rows.", min=1)]
+Kind = Annotated[str, typer.Option("--kind", help="What the prompts are: red_team, helpful or benign.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
+
+
+def judge_pairs(
+    pairs: Pairs,
+    constitution: Annotated[str, typer.Option("--constitution", help="A file, or the name of a packaged one.")],
+    judge: Judge,
+    out: Out = None,
+    templates: Templates = None,
+    limit: Limit = None,
+    kind: Kind = "helpful",
+    sets: Sets = None,
+    seed: Seed = 0,
+    display: Show = "auto",
+) -> None:
+    """Judge human-labelled pairs under a constitution: every principle, both orders, the labels kept.
+
+    Reads hh-rlhf rows, TRL preference rows, AnnotatedPairs and the csv of Inverse Constitutional AI. Which of chosen
+    and rejected becomes answer a is drawn by the seed. Writes a run folder (comparisons, labels, ledger); what is
+    finished there is not asked again. Exits with 3 when rows could not be used: they are counted and listed.
+    """
+    from constitutional.cli.running import BAD_ITEMS_EXIT
+    from constitutional.display import open_display
+    from constitutional.interop.names import slug
+    from constitutional.pipeline import run_recipe
+
+    name = slug(Path(pairs).name.split(".")[0])
+    recipe = pairs_recipe(
+        name, pairs, constitution, judge, templates=templates, limit=limit, kind=kind, seed=seed, sets=sets or []
+    )
+    with open_display(display) as shown:
+        outcome = run_recipe(recipe, Path("run.yaml"), out or Path("runs") / name, display=shown)
+    results = {step.name: step.result for step in outcome.steps}
+    counts = results["sample"].manifest.counts
+    typer.echo(
+        f"{counts['records']} pairs, {results['judge'].manifest.counts['records']} judgments; labels: "
+        f"{counts['label_a']} a, {counts['label_b']} b, {counts['label_tie']} tie"
+    )
+    for failure_kind, number in results["sample"].manifest.failures.items():
+        typer.echo(f"{number} rows left out: {failure_kind}")
+    typer.echo(f"labels: {results['sample'].folder / 'labels.jsonl'}")
+    typer.echo(f"ledger: {outcome.folder / 'ledger.sqlite'}")
+    if outcome.bad_items:
+        raise typer.Exit(BAD_ITEMS_EXIT)
+
+
+def pairs_recipe(
+    name: str,
+    pairs: str,
+    constitution: str,
+    judge: str,
+    *,
+    templates: str | None,
+    limit: int | None,
+    kind: str,
+    seed: int,
+    sets: Sequence[str] = (),
+) -> Recipe:
+    """The recipe that judges a file of pairs and does nothing else."""
+    from constitutional.config import make_recipe
+
+    return make_recipe(
+        {
+            "name": name,
+            "seed": seed,
+            "constitution": constitution,
+            "templates": templates,
+            "policy": judge,  # answers nothing here
+            "judge": judge,
+            "stages": ["sample", "judge"],
+            "sample": {"pairs": {"path": pairs, "limit": limit, "kind": kind}},
+        },
+        sets,
+    )
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands to the program."""
+    app.command("judge-pairs")(judge_pairs)
