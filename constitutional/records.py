@@ -231,7 +231,7 @@ class Comparison(Identified):
 
 
 class HumanLabel(Record):
-    """Which answer of a comparison a person preferred, or a file says was preferred. `source` names who, or the file."""
+    """Which answer of a comparison a person preferred. `source` names who, or the file that says so."""
 
     comparison_id: str
     preferred: Literal["a", "b", "tie"]

@@ -63,6 +63,38 @@ def judge_pairs(
         raise typer.Exit(BAD_ITEMS_EXIT)
 
 
+def export_judgments(
+    run_folder: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    format_name: Annotated[str, typer.Option("--format", help="annotated-pairs, icai-results or trl.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; of icai-results, a folder.")] = None,
+    original: Annotated[
+        Path | None, typer.Option(help="annotated-pairs: the file the pairs came from, to keep what else is in it.")
+    ] = None,
+) -> None:
+    """Write what a run's judge said of its comparisons in another format; what that cannot hold is listed on stderr.
+
+    annotated-pairs opens in Feedback Forensics; icai-results is the results folder of Inverse Constitutional AI (pairs,
+    principles, votes); trl is preference rows with the columns that trace them.
+    """
+    from constitutional.atomic import cannot_write
+    from constitutional.audit.judged import read_judged
+    from constitutional.cli.authoring import give
+    from constitutional.errors import ConfigError
+    from constitutional.interop.judged import export_judged
+
+    exported = export_judged(read_judged(run_folder), format_name, original=original)
+    if "" not in exported.files:
+        if out is None:
+            raise ConfigError(f"--format {format_name} writes {len(exported.files)} files: name a folder with --out")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    for number, (name, text) in enumerate(exported.files.items(), start=1):
+        last = number == len(exported.files)
+        give(text, exported.lost if last else (), out / name if out and name else out)
+
+
 def pairs_recipe(
     name: str,
     pairs: str,
@@ -96,3 +128,4 @@ def pairs_recipe(
 def add(app: typer.Typer) -> None:
     """Adds the commands to the program."""
     app.command("judge-pairs")(judge_pairs)
+    app.command("export-judgments")(export_judgments)
