@@ -78,7 +78,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
                         line = file.readline(MAX_LINE)
                     yield place, DataError(f"{place}: line of more than {MAX_LINE} bytes")
                 elif line.strip():
-                    yield place, _parsed(line, place)
+                    yield place, _parsed(line.rstrip(b"\r\n"), place)  # so that an error is not of the next line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from error
 

@@ -92,7 +92,7 @@ class AnnotatedPairs:
 
 def short_hash(text: str) -> str:
     """The first 8 hex digits of the md5, as the format's own tools make ids."""
-    return hashlib.md5(text.encode("utf-8"), usedforsecurity=False).hexdigest()[:8]
+    return hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:8]
 
 
 def pair_id(prompt: str | None, a: dict[str, str], b: dict[str, str]) -> str:
@@ -141,7 +141,11 @@ def read_node(root: Node) -> AnnotatedPairs:
         *other_keys([root], ("metadata", "annotators", "comparisons"), "file"),
         *other_keys([about], (*known, "available_metadata_keys_per_comparison"), "file's metadata"),
         *other_keys(members(member(root, "annotators")).values(), ("name", "description", "type"), "annotators"),
-        *other_keys(whole, ("id", "prompt", "response_a", "response_b", "annotations"), "comparisons"),
+        *other_keys(
+            [_without_empty(node) for node in whole],
+            ("id", "prompt", "response_a", "response_b", "annotations"),
+            "comparisons",
+        ),
         *other_keys(
             [member(node, side) for node in whole for side in ("response_a", "response_b")],
             ("text", "model"),
@@ -269,6 +273,10 @@ def _vote(node: Node) -> Vote:
     if reason is not None and reason not in REASONS:
         raise node.wrong(f"no_pref_reason: expected one of {', '.join(REASONS)} (got {reason!a})")
     return Vote(pref, reason, node.value.get("value"))  # type: ignore[arg-type]
+
+
+def _without_empty(node: Node) -> Node:
+    return Node({key: value for key, value in node.value.items() if value != {}}, node.file, node.path)
 
 
 def _needed(node: Node, key: str) -> str:

@@ -71,7 +71,9 @@ def export_judged(judged: Judged, format: str, *, original: Path | None = None) 
     if original is not None and format != "annotated-pairs":
         raise ConfigError(f"--original: only annotated-pairs keeps what stands in it (not {format})")
     exported = JUDGED_FORMATS[format](judged, original)
-    return replace(exported, lost=tuple(map(one_line, exported.lost)))
+    # half of a surrogate pair, which a model may write and no file can hold, is written as its escape
+    files = {name: text.encode("utf-8", "backslashreplace").decode() for name, text in exported.files.items()}
+    return replace(exported, files=files, lost=tuple(map(one_line, exported.lost)))
 
 
 def as_annotated(judged: Judged, original: Path | None = None) -> tuple[AnnotatedPairs, list[str]]:
