@@ -139,13 +139,24 @@ class GateSettings(Record):
 
 
 class LabelSettings(Record):
-    """The rule that turns judgments into a soft label.
+    """The rule that turns judgments into a soft label, and when a label abstains.
 
-    `margin` is for the rule `tiers`: how far from one half the mean opinion of a tier must be to decide.
+    `margin` is for the rules `tiers` and `veto`: how far from one half is decisive. `veto` is the tier, or the ids of
+    the principles, that decide alone in the rule `veto`. `calibration` mends each judge's p, and the rule `calibrated`
+    weighs the principles, as fitted to the gate's labelled comparisons: those of one source, or of `all`.
+
+    A label abstains where p moves by more than `order_gap` when the order is turned, where the options have less than
+    `min_mass`, or where more than the share `disagreement` of the principles prefers the other answer.
     """
 
-    rule: Literal["sampled", "mean", "weighted", "tiers"] = "mean"
+    rule: Literal["sampled", "mean", "weighted", "tiers", "veto", "dominant", "calibrated"] = "mean"
     margin: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    veto: Count | Annotated[tuple[str, ...], Field(min_length=1)] = 1
+    calibration: Literal["temperature", "platt"] | None = None
+    fitted_to: Literal["examples", "human", "all"] = "all"
+    order_gap: Share | None = None
+    min_mass: Share | None = None
+    disagreement: Share | None = None
 
 
 class PmSettings(Record):

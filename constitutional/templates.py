@@ -34,6 +34,8 @@ from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_templat
 from constitutional.yamlfile import load_model
 
 TEMPLATES = ("critique", "revise", "revise_direct", "respond", "judge", "applies")
+OPTIONAL = ("contrast",)
+"""Templates that a pack may leave out: what needs one says so."""
 _REQUESTS = ("critique_request", "revision_request", "comparison_request", "applies_when")
 VARIABLES = frozenset({"conversation", "answer", "critique", "a", "b", *_REQUESTS})
 MAX_SOURCE = 200_000
@@ -192,9 +194,11 @@ def load_pack(name_or_path: str) -> TemplatePack:
     folder = find("prompts", name_or_path)
     settings = load_model(_own_file(folder, PACK_FILE), PackSettings, TemplateError)
     names = {path.stem for path in folder.glob("*.j2")}
-    for name in sorted(names - set(TEMPLATES)):
-        raise TemplateError(f"{folder / name}.j2: unknown template '{name}'{nearest(name, TEMPLATES)}")
-    templates = {name: _load(folder, f"{name}.j2") for name in TEMPLATES}
+    known = (*TEMPLATES, *OPTIONAL)
+    for name in sorted(names - set(known)):
+        raise TemplateError(f"{folder / name}.j2: unknown template '{name}'{nearest(name, known)}")
+    present = [name for name in known if name in TEMPLATES or name in names]
+    templates = {name: _load(folder, f"{name}.j2") for name in present}
     return TemplatePack(settings=settings, templates=templates, few_shots=settings.few_shots)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from constitutional.audit.current import RunView
 from constitutional.audit.index import Entry, Index
-from constitutional.audit.trace_node import Fact, check
+from constitutional.audit.trace_node import PROBLEM, Fact, check
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.feedback.applies import APPLIES, Said
 from constitutional.feedback.checked import compare_scores
 from constitutional.feedback.gate import Labelled, sureness
 from constitutional.feedback.label import opinions
+from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration, calibrated, calibration_lines
+from constitutional.feedback.label.rules import combined
+from constitutional.feedback.label.weights import WEIGHTS, FittedWeights
 from constitutional.feedback.options import option_probability
 from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
 from constitutional.training.rows import PreferenceRow, SftRow
@@ -37,16 +41,27 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
     facts = check(
         all(j.comparison_id == preference.comparison_id for j in judgments), "it cites judgments of another comparison"
     )
-    found = opinions(judgments).get(preference.comparison_id, [])
+    calibrations = ix.view.rows("label", CALIBRATIONS, Calibration)
+    found = opinions(judgments, calibrated(calibrations)).get(preference.comparison_id, [])
     if preference.rule == "contrast":
         return facts + _sureness_agrees(ix, preference)
     if preference.p_a is None or not found:
         return facts
-    weights = {p.ref: p.weight if preference.rule == "weighted" else 1.0 for p in ix.view.constitution.principles}
-    share = [weights.get(o.principle, 1.0) for o in found]
-    p_a = sum(w * o.p_a for w, o in zip(share, found, strict=True)) / sum(share)
+    weights = label_weights(ix.view, preference.rule)
+    if preference.rule == "calibrated" and not (weights and all(o.principle in weights for o in found)):
+        return [*facts, (PROBLEM, "the label step holds no fitted weights of its principles")]
+    p_a = combined(found, preference.rule, weights)
+    facts += [("calibrated judge", line) for line in calibration_lines(calibrations)]
     facts.append(("made again from its judgments", f"{p_a:.4f}"))
     return facts + check(abs(p_a - preference.p_a) < _CLOSE, f"its judgments give {p_a:.4f}, not {preference.p_a:.4f}")
+
+
+def label_weights(view: RunView, rule: str) -> dict[str, float] | None:
+    """The weights a label rule of a run counts principles with; None where it counts them alike, or they are gone."""
+    if rule == "calibrated":
+        fitted = view.figures("label", WEIGHTS, FittedWeights)
+        return fitted.by_ref if fitted else None
+    return {p.ref: p.weight for p in view.constitution.principles} if rule == "weighted" else None
 
 
 def _sureness_agrees(ix: Index, preference: Preference) -> list[Fact]:

@@ -17,6 +17,8 @@ from constitutional.audit.trace_node import (
 )
 from constitutional.evaluation.answers import System
 from constitutional.feedback.gate import GateReport
+from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration, calibration_lines
+from constitutional.feedback.label.weights import WEIGHTS, FittedWeights, weight_lines
 from constitutional.few_shots import Kind
 from constitutional.records import Preference
 from constitutional.runs import StageResult
@@ -123,7 +125,12 @@ def _outcome(ix: Index, name: str) -> list[Fact]:
         labels = view.rows("label", "data.jsonl", Preference)
         rows = Counter(ref for label in labels for ref in label.principles)
         rules = Counter(label.rule for label in labels)
-        return [("rule", _counted(rules)), ("labels by principle", _counted(rows) or "none: no judge was asked")]
+        fitted = view.figures("label", WEIGHTS, FittedWeights)
+        lines = calibration_lines(view.rows("label", CALIBRATIONS, Calibration)) + (
+            weight_lines(fitted) if fitted else []
+        )
+        asked = ("labels by principle", _counted(rows) or "none: no judge was asked")
+        return [("rule", _counted(rules)), asked, *(("fitted", line) for line in lines)]
     if name == "gate" and (gate := view.figures("gate", "gate.json", GateReport)):
         verdict = "passed" if gate.passed else f"failed: {'; '.join(gate.reasons)}"
         cases = [(f"{row.principle} applies", row.line) for row in gate.applies]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import authoring, drafting, pairs, testing
+from constitutional.cli import auditing, authoring, drafting, labelling, pairs, testing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,13 +93,14 @@ for _name, _what in {
     "sample": "Draw pairs of answers from SL-CAI.",
     "gate": "Measure the judge on labelled comparisons.",
     "judge": "Judge every pair under its principles in both orders.",
-    "label": "Turn judgments into soft labels.",
     "pm": "Train the preference model on soft labels.",
     "rl": "Optimise the policy against the preference model (RL-CAI).",
     "answers": "Answer the held-out prompts with every model.",
     "evaluate": "Compare base, SL-CAI and RL-CAI on held-out prompts.",
 }.items():
     _step_command(_name, _what)
+    if _name == "judge":
+        labelling.add(app)
 
 
 @app.command()
@@ -143,6 +144,7 @@ authoring.add(app)
 drafting.add(app)
 testing.add(app)
 pairs.add(app)
+auditing.add(app)
 
 
 @models.command("list")

@@ -25,6 +25,7 @@ __all__ = ["GENESIS", "Ledger", "open_ledger", "open_ledger_read_only"]
 
 _PAGE = 1000
 _BY_SEQ = "SELECT seq, payload FROM judgments WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq"
+_PAYLOADS = "SELECT payload FROM judgments WHERE seq > ? AND seq <= ? ORDER BY seq"
 
 
 def open_ledger(path: Path) -> Ledger:
@@ -98,6 +99,19 @@ class Ledger:
         if comparison_ids is None:
             return self._query("1")
         return self._query("comparison_id IN (SELECT value FROM json_each(?))", json.dumps(list(comparison_ids)))
+
+    def payloads(self) -> Iterator[str]:
+        """The canonical JSON of every judgment, in stored order: for readers of millions, who build no records.
+
+        Nothing is checked (`verify` does that). What is added meanwhile is left out.
+        """
+        with naming(self.path):
+            (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM judgments").fetchone()
+        for start in range(0, last, _PAGE):
+            with naming(self.path):
+                page = self._connection.execute(_PAYLOADS, (start, min(start + _PAGE, last))).fetchall()
+            for (payload,) in page:
+                yield payload
 
     def by_id(self, judgment_id: str) -> Judgment | None:
         """The judgment an audit cites, or None."""

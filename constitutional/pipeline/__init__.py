@@ -30,6 +30,7 @@ from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sa
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.preflight import (
     check_constitution,
+    check_label,
     check_ledger,
     check_models,
     check_prompts,
@@ -134,6 +135,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     steps = chosen_steps(inputs.recipe, until)
     check_steps(steps)
     check_sources(inputs, steps)
+    check_label(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
 

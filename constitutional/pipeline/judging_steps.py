@@ -15,10 +15,11 @@ from constitutional.feedback.gate import (
     sureness,
 )
 from constitutional.feedback.judge import choose_principles, judge, questions
-from constitutional.feedback.label import label, label_by_origin
+from constitutional.feedback.label import label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.pipeline.feedback_steps import usable_revisions
+from constitutional.pipeline.labelling import Labeller, label_key
 from constitutional.principles import Principle
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Comparison, Failure, Judgment, Preference, Revision
@@ -111,9 +112,11 @@ def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def label_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
-    rule, margin, gate = ctx.recipe.label.rule, ctx.recipe.label.margin, load_gate(done["gate"])
-    by_judge = gate.labels == "judge"
+    """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl).
+
+    What the recipe has fitted to the gate's labelled comparisons is kept (calibrations.jsonl, weights.json).
+    """
+    by_judge = load_gate(done["gate"]).labels == "judge"
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
     if not by_judge or contrast:
@@ -125,9 +128,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         number,
         "label",
         {
-            "rule": rule if by_judge else "provenance",
-            "weights": [[p.ref, p.weight] for p in principles] if by_judge and rule == "weighted" else [],
-            **(_tiers_key(principles, margin) if by_judge and rule == "tiers" else {}),
+            **(label_key(ctx.recipe.label, principles) if by_judge else {"rule": "provenance", "weights": []}),
             "contrast": contrast,
             **({"contrast_p": "sureness"} if contrast and by_judge else {}),
             "drop_flagged": drop_flagged,
@@ -143,21 +144,26 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     else:
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
         judgments, asked = [], set()
-    sure = 1.0
-    if contrast and by_judge:
-        sure = sureness(done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment))
+    labelled, answered = done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment)
+    labeller = Labeller(ctx.recipe.label, principles, ctx.recipe.seed, labelled, answered)
+    sure = sureness(labelled, answered) if contrast and by_judge else 1.0
     if contrast and usable:
         comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
         judged = [c for c in chunk if c.id in asked]
-        yield from label(judged, judgments, principles=principles, rule=rule, margin=margin, seed=ctx.recipe.seed)
+        yield from labeller(judged, judgments)
         yield from label_by_origin([c for c in chunk if c.id not in asked], contrast=sure)
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
+    outputs = {"comparisons.jsonl": "".join(c.to_json() + "\n" for c in comparisons)}
     if stage.result() is None:
-        write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in comparisons))
-    return stage.finish(outputs=["comparisons.jsonl"])
+        outputs |= labeller.fits if by_judge else {}
+        for name, text in outputs.items():
+            write_atomic(stage.folder / name, text)
+        for line in labeller.lines if by_judge else ():
+            ctx.display.say(line)
+    return stage.finish(outputs=list(outputs))
 
 
 def judged(
@@ -229,10 +235,6 @@ def run_judge(
         before_commit=ctx.ledger.append,
         progress=ctx.display.progress,
     )
-
-
-def _tiers_key(principles: Sequence[Principle], margin: float) -> dict[str, object]:
-    return {"tiers": [[p.ref, p.tier] for p in principles], "margin": margin}
 
 
 def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
 from constitutional.constitution.diff import diff, summary
-from constitutional.errors import ConfigError, DataError, LedgerError, RunError
+from constitutional.errors import ConfigError, DataError, LedgerError, RunError, nearest
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
 from constitutional.principles import Constitution
@@ -56,6 +56,28 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         raise ConfigError("stages: pm.contrast needs 'helpful', which is left out")
     if inputs.recipe.gate.human is not None and "gate" in steps and not inputs.asked_of_pairs:
         raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
+
+
+def check_label(inputs: Inputs, steps: Sequence[str]) -> None:
+    """The principles that `label.veto` names take part in judging.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    veto = inputs.recipe.label.veto
+    if inputs.recipe.label.rule != "veto" or "label" not in steps:
+        return
+    judging = inputs.taking_part("judge")
+    if isinstance(veto, int):
+        tiers = sorted({p.tier for p in judging})
+        if veto not in tiers:
+            raise ConfigError(f"label.veto: no principle that judges is of tier {veto} (there are: {tiers})")
+        return
+    for name in veto:
+        if name not in {p.id for p in judging}:
+            raise ConfigError(
+                f"label.veto: no principle '{name}' to judge under{nearest(name, (p.id for p in judging))}"
+            )
 
 
 def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
