@@ -198,6 +198,11 @@ def _hh_pair(chosen: str, rejected: str, place: str) -> tuple[Dialogue, str, str
     return messages, answers[0].strip(), answers[1].strip(), shared
 
 
+def transcript_turns(text: str, place: str) -> Dialogue:
+    """The conversation in a text of `Human:` and `Assistant:` turns, up to its last user turn. Raises DataError."""
+    return _until_user(tuple(_turns(text.removesuffix(_ASSISTANT), place)), place)
+
+
 def _turns(text: str, place: str) -> Iterator[Message]:
     before, *parts = _TURN.split(text)
     if before.strip():

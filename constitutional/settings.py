@@ -113,12 +113,18 @@ class SampleSettings(Record):
     `revisions` adds each revision against the answer it revises, for the judge to compare: two draws of one small
     policy are often too much alike for a preference model to learn from. `pairs` takes the comparisons of a file
     instead, and keeps its labels beside them; nothing is drawn then.
+
+    `compare` says which of the `n` answers: neighbours (the first with the second, the third with the fourth), or all
+    with all. `contrast` draws, in their place, one answer under a principle's comparison request and one under its
+    negation (template `contrast`); where the gate's fallback is `provenance`, the first is preferred.
     """
 
     n: Annotated[int, Field(ge=2, multiple_of=2)] = 2
     temperature: Annotated[float, Field(ge=0)] | None = None
     revisions: bool = False
     pairs: PairSource | None = None
+    compare: Literal["neighbours", "all"] = "neighbours"
+    contrast: bool = False
 
 
 class JudgingSettings(Record):

@@ -1,19 +1,17 @@
 """n answers to one prompt: compared each with each, ranked by Bradley-Terry, the best against the worst.
 
-    compared = [c for prompt in prompts for c in compare_all(prompt, answers[prompt.id])]
-    judge them, label them
-    rankings = rank_answers(compared, preferences)
-    pairs = best_against_worst(rankings, compared)
+compared = sample(prompts, ..., n=4, compare="all")
+preferences = label(compared, judge(compared, ...), ...)
+rankings = rank_answers(compared, preferences)
+pairs = best_against_worst(rankings, compared)
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from constitutional.feedback.sample import compare_answers
-from constitutional.records import Answer, Comparison, Failure, Preference, Prompt, Record
+from constitutional.records import Comparison, Failure, Preference, Record
 from constitutional.statistics.ranking import bradley_terry, strongly_connected, win_matrix
 
 
@@ -30,22 +28,6 @@ class RankedAnswers(Record):
     """Pairs whose label abstained, or that have none."""
     ridge: float
     """Penalty the fit needed, 0 where the labels tie every answer to every other both ways."""
-
-
-def compare_all(prompt: Prompt, answers: Sequence[Answer]) -> Iterator[Comparison | Failure]:
-    """Every pair of different answers to a prompt; equal answers are compared once, through the first of them.
-
-    A text that occurs again is a Failure `identical_pair`: nothing could tell the two apart.
-    """
-    first: dict[str, Answer] = {}
-    for answer in answers:
-        if answer.text in first:
-            yield Failure(item_id=prompt.id, stage="sample", kind="identical_pair", message=answer.text[:80])
-        first.setdefault(answer.text, answer)
-    if len(first) < 2:
-        yield Failure(item_id=prompt.id, stage="sample", kind="no_pair", message="an answer without a partner")
-    for one, other in itertools.combinations(first.values(), 2):
-        yield compare_answers(prompt, one, other)
 
 
 def rank_answers(

@@ -9,6 +9,7 @@ from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
 from constitutional.constitution.diff import diff, summary
 from constitutional.errors import ConfigError, DataError, LedgerError, RunError, nearest
+from constitutional.feedback.contrast import contrasting
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
 from constitutional.principles import Constitution
@@ -48,6 +49,13 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
             without a principle for the judge that applies to every pair.
     """
+    if inputs.recipe.sample.contrast and "sample" in steps:
+        if inputs.pairs is not None:
+            raise ConfigError("sample.pairs takes the place of every other comparison: leave out sample.contrast")
+        if not contrasting(inputs.taking_part("judge")):
+            raise ConfigError("sample.contrast: no principle has a comparison_request and a negated_comparison_request")
+        if "contrast" not in inputs.pack.templates:
+            raise ConfigError(f"sample.contrast: template pack {inputs.pack.ref} has no contrast.j2")
     if inputs.recipe.sample.revisions and inputs.pairs is not None:
         raise ConfigError("sample.pairs takes the place of every other comparison: leave out sample.revisions")
     if inputs.recipe.sample.revisions and "sample" in steps and "revise" not in steps:
