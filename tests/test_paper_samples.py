@@ -56,7 +56,7 @@ def test_the_samples_are_pairs_to_judge() -> None:
     ],
 )
 def test_other_rows_are_refused_with_their_place(row: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="^here: no sample of the paper"):
+    with pytest.raises(DataError, match=r"^here: no sample of the paper"):
         paper_sample(row, "here")
 
 

@@ -1,4 +1,4 @@
-"""What a run folder says of comparisons, for other formats to hold (interop/judged.py)."""
+"""What a run folder says of comparisons and revisions, for other formats to hold (interop/)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from constitutional.audit.current import open_view
 from constitutional.errors import RunError
 from constitutional.feedback.label import label
 from constitutional.interop.judged import Judged
-from constitutional.records import Comparison, HumanLabel, Judgment, Preference
+from constitutional.interop.paper_samples import paper_row, revision_samples
+from constitutional.records import Comparison, HumanLabel, Judgment, Preference, Revision, canonical_json
 
 
 def read_judged(run_folder: Path) -> Judged:
@@ -41,3 +42,19 @@ def read_judged(run_folder: Path) -> Judged:
             preferences=tuple(preferences),
             made=step.manifest.ended[:19] + "Z" if step else "",
         )
+
+
+def read_revision_samples(run_folder: Path) -> tuple[str, list[str]]:
+    """The revisions of a run as JSON lines of the paper's samples, and a line for each thing they do not hold.
+
+    Raises:
+        RunError: it is no run folder, is damaged, or nothing in it was revised.
+    """
+    with open_view(run_folder) as view:
+        revisions = view.rows("revise", "data.jsonl", Revision)
+        if not revisions:
+            raise RunError(f"{run_folder}: nothing was revised in it")
+        principles = [p for text in reversed(view.texts) for p in text.constitution.principles]
+        samples, lost = revision_samples(revisions, view.prompts, principles)
+    lines = [canonical_json(paper_row(sample)) + "\n" for sample in samples]
+    return "".join(lines).encode("utf-8", "backslashreplace").decode(), lost

@@ -1,4 +1,4 @@
-"""The command that puts human-labelled pairs to a judge, without a training run."""
+"""The commands that put labelled pairs to a judge without a training run, and write what a run said elsewhere."""
 
 from __future__ import annotations
 
@@ -95,6 +95,18 @@ def export_judgments(
         give(text, exported.lost if last else (), out / name if out and name else out)
 
 
+def export_revisions(
+    run_folder: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write to this file instead of the terminal.")] = None,
+) -> None:
+    """Write a run's critiques and revisions as the samples of Bai et al. 2022 (JSON lines); what is lost is listed."""
+    from constitutional.audit.judged import read_revision_samples
+    from constitutional.cli.authoring import give
+
+    text, lost = read_revision_samples(run_folder)
+    give(text, lost, out)
+
+
 def pairs_recipe(
     name: str,
     pairs: str,
@@ -129,3 +141,4 @@ def add(app: typer.Typer) -> None:
     """Adds the commands to the program."""
     app.command("judge-pairs")(judge_pairs)
     app.command("export-judgments")(export_judgments)
+    app.command("export-revisions")(export_revisions)

@@ -1,8 +1,8 @@
 """Human-labelled pairs of other projects as comparisons, their labels kept beside them.
 
 Forms: hh-rlhf rows `{chosen, rejected}`, TRL rows `{prompt, chosen, rejected}` in texts or messages (prompts.py), rows
-of two texts in places `{text_a, text_b, preferred_text}` (the csv of Inverse Constitutional AI), and AnnotatedPairs
-files. A row that cannot be used is a Failure that names its place; the rows after it are read.
+of two texts in places `{text_a, text_b, preferred_text}` (the csv of Inverse Constitutional AI), AnnotatedPairs files,
+and the samples of Bai et al. 2022. A row that cannot be used is a Failure that names its place; those after it are read.
 
 Of a chosen and a rejected answer a seed and the two texts decide which becomes `a`, never the label: a judge that
 always likes the first position must not look right. Answers that have places in their file keep them.
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from constitutional.errors import DataError, nearest, one_line
 from constitutional.interop.annotated_pairs import is_annotated_pairs, read_annotated_pairs
-from constitutional.prompts import HumanPair, pair_of, tags_of
+from constitutional.interop.paper_samples import PaperSample, is_paper_sample, paper_sample
+from constitutional.prompts import HumanPair, pair_of, tags_of, transcript_turns
 from constitutional.records import (
     Comparison,
     Dialogue,
     Failure,
     HumanLabel,
+    Origin,
     Prompt,
     PromptKind,
     seed_for,
@@ -63,6 +65,7 @@ class _Pair:
     a_model: str | None = None
     b_model: str | None = None
     tags: tuple[str, ...] = ()
+    origin: Origin = "human"
 
 
 def read_pairs(
@@ -116,6 +119,8 @@ def _rows(path: str, source: str, seed: int, limit: int | None) -> Iterator[tupl
 
 def _row(row: Row, place: str, source: str, seed: int) -> _Pair | Failure:
     tags = tags_of(row, place) if isinstance(row.get("tags"), list) else ()
+    if is_paper_sample(row):
+        return _paper(paper_sample(row, place), place, seed)
     if "text_a" in row or "text_b" in row:
         return _in_places(row, place, source, tags)
     pair = pair_of(row, place)
@@ -142,6 +147,25 @@ def _in_places(row: Row, place: str, source: str, tags: tuple[str, ...]) -> _Pai
         b_model=row.get("model_b") or None,
         tags=tags,
     )
+
+
+def _paper(sample: PaperSample, place: str, seed: int) -> _Pair:
+    """A sample of the paper: the last revision against the first answer, or the best-scored answer against the worst.
+
+    The label's source says which it is: nobody human looked at these.
+    """
+    if sample.initial is not None and sample.rounds:
+        chosen, rejected, source = sample.rounds[-1].revision, sample.initial, "provenance"
+    else:
+        scored = [(sum(scores) / len(scores), text) for text, scores in sample.answers if scores]
+        if not scored:
+            raise DataError(f"{place}: no answer with a score, and no revision")
+        chosen, rejected, source = max(scored)[1], min(scored)[1], "preference_model"
+    messages = transcript_turns(sample.prompt, place)
+    pair = HumanPair(messages=messages, chosen=chosen.strip(), rejected=rejected.strip())
+    a, b, side = placed(pair, seed)
+    origin: Origin = "revision" if source == "provenance" else "sampled"
+    return _Pair(messages, a, b, {source: side}, sample.model, sample.model, origin=origin)
 
 
 def _annotated(path: Path, limit: int | None) -> Iterator[tuple[str, _Pair | Failure]]:
@@ -178,7 +202,7 @@ def _collected(found: Iterator[tuple[str, _Pair | Failure]], kind: PromptKind, s
             b=item.b,
             a_model=item.a_model,
             b_model=item.b_model,
-            origin="human",
+            origin=item.origin,
         )
         given = {
             (comparison.id, by): HumanLabel.model_validate(
