@@ -19,7 +19,7 @@ from constitutional.runs import StageResult
 NEEDS: dict[str, tuple[str, ...]] = {
     "sft": ("revise", "helpful"),
     "judge": ("sample",),
-    "label": ("revise", "sample", "gate", "judge"),
+    "label": ("sample", "gate", "judge"),
     "pm": ("label",),
     "rl": ("pm",),
     "evaluate": ("answers",),
@@ -49,6 +49,9 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
             without a principle for the judge that applies to every pair.
     """
+    labels_revisions = not inputs.recipe.sample.contrast or inputs.recipe.pm.contrast
+    if labels_revisions and "label" in steps and "revise" not in steps:
+        raise ConfigError("stages: 'label' needs 'revise', which is left out")
     if inputs.recipe.sample.contrast and "sample" in steps:
         if inputs.pairs is not None:
             raise ConfigError("sample.pairs takes the place of every other comparison: leave out sample.contrast")
