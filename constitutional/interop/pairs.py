@@ -2,7 +2,7 @@
 
 Forms: hh-rlhf rows `{chosen, rejected}`, TRL rows `{prompt, chosen, rejected}` in texts or messages (prompts.py), rows
 of two texts in places `{text_a, text_b, preferred_text}` (the csv of Inverse Constitutional AI), AnnotatedPairs files,
-and the samples of Bai et al. 2022. A row that cannot be used is a Failure that names its place; those after it are read.
+and the samples of Bai et al. 2022. A row that cannot be used is a Failure that names its place; the rest is read.
 
 Of a chosen and a rejected answer a seed and the two texts decide which becomes `a`, never the label: a judge that
 always likes the first position must not look right. Answers that have places in their file keep them.
