@@ -10,8 +10,14 @@ from constitutional.audit.current import open_view
 from constitutional.audit.judged import read_judged
 from constitutional.cli.pairs import pairs_recipe
 from constitutional.errors import ConfigError, DataError, RunError
-from constitutional.interop.annotated_pairs import AnnotatedPair, read_annotated_pairs
-from constitutional.interop.icai_results import VOTES, read_results, read_votes
+from constitutional.interop.annotated_pairs import (
+    AnnotatedPair,
+    AnnotatedPairs,
+    Annotator,
+    Vote,
+    read_annotated_pairs,
+)
+from constitutional.interop.icai_results import VOTES, read_results, read_votes, write_results
 from constitutional.interop.judged import REFERENCE, export_judged
 from constitutional.interop.pairs import read_pairs
 from constitutional.interop.preference_rows import PreferenceRow, read_preference_rows
@@ -101,6 +107,15 @@ def test_results_of_icai_come_back_with_the_same_votes(run: Path, tmp_path: Path
     }
     first = (tmp_path / VOTES).read_text().splitlines()[:2]
     assert first == ["index,votes", '0,"{0: True, 1: True, 2: True}"']
+
+
+def test_ties_are_written_as_readers_of_the_results_know_them_and_listed() -> None:
+    votes = {"l": Vote("b"), "p": Vote("a"), "q": Vote(None, "both", 0.5), "r": Vote(None, "invalid"), "s": Vote("b")}
+    annotators = {id: Annotator(None, id, "human" if id == "l" else "principle") for id in votes}
+    items = (AnnotatedPair("1", "q", "x", "y", None, None, votes), AnnotatedPair("2", "q", "x", "z", None, None, {}))
+    files, lost = write_results(AnnotatedPairs(annotators, items, "l", "", ""))
+    assert files[VOTES] == "index,votes\n0,\"{0: False, 1: None, 2: 'invalid', 3: True}\"\n"
+    assert [line.split(" ", 1)[0] for line in lost] == ["1", "1", "the"] and "both answers or neither" in lost[0]
 
 
 @pytest.mark.parametrize(

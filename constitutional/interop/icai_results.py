@@ -1,7 +1,8 @@
 """The results folder of Inverse Constitutional AI: pairs (csv), principles (JSON) and votes (csv), FORMATS.md 9.
 
 A vote says whether a principle agrees with the label of a pair: True or False; None does not apply; "invalid", "both"
-and "neither" are no preference either. So a pair needs a label to have votes.
+and "neither" are no preference either. The last two are read, but not written: Feedback Forensics 0.5 stops at them.
+A pair needs a label to have votes.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def write_results(pairs: AnnotatedPairs) -> tuple[dict[str, str], list[str]]:
     left_out = len(pairs.items) - len(labelled)
     others = len(pairs.annotators) - len(principles) - 1
     values = sum(vote.value is not None for item, _ in labelled for vote in item.votes.values())
-    lost = [f"{left_out} pairs without a label that prefers one answer"] if left_out else []
+    ties = sum(vote.side == "tie" for item, _ in labelled for id in principles if (vote := item.votes.get(id)))
+    lost = [f"{ties} votes for both answers or neither: written as None, for readers stop at these"] if ties else []
+    lost += [f"{left_out} pairs without a label that prefers one answer"] if left_out else []
     lost += [f"{others} annotators that are no principle"] if others > 0 else []
     lost += [f"the values of {values} votes: a vote is yes or no"] if values else []
     return files, lost
@@ -138,7 +141,7 @@ def _item(row: Row, votes: dict[str, Vote], place: str) -> AnnotatedPair:
 def _relative(vote: Vote, label: str | None) -> IcaiVote:
     if vote.pref is not None:
         return vote.pref == label
-    return None if vote.reason in (None, "not_applicable") else vote.reason
+    return "invalid" if vote.reason == "invalid" else None
 
 
 def _absolute(vote: IcaiVote, label: str) -> Vote:
