@@ -86,6 +86,9 @@ def load_corpus(runs: Sequence[Path], labels: Sequence[Path] = ()) -> Corpus:
             )
     for view, name in zip(corpus.views, names, strict=True):
         _read_comparisons(corpus, view, name)
+        given = view.step("sample")
+        if given is not None and any(given.manifest.counts.get(f"label_{side}") for side in ("a", "b", "tie")):
+            corpus.labels.read_file(given.folder / "labels.jsonl", corpus.reader.comparisons.numbers)
     for file in labels:
         corpus.labels.read_file(file, corpus.reader.comparisons.numbers)
     return corpus
