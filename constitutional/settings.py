@@ -249,11 +249,16 @@ class RlSettings(Record):
 
 
 class EvaluationSettings(Record):
-    """How many pairs of answers the judge sees, under how many principles each, and how long answers may be."""
+    """How many pairs of answers the judge sees, under how many principles each, and how answers are drawn.
+
+    `temperature` 0 takes the likeliest token each time: on few prompts, what one draw happens to say moves a rate by
+    more than the training does (docs/LOG.md). None draws as the policy does elsewhere.
+    """
 
     judge_limit: Count | None = None
     principles_per_comparison: Count | Literal["all"] = 1
     max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
 
 
 class Recipe(Record):
