@@ -136,7 +136,9 @@ def audit_here(folder: Path) -> None:
     from constitutional.cli.auditing import runs_command
 
     with redirect_stdout(StringIO()):
-        runs_command([folder], as_json=True, parquet=folder / "parquet", labels=[folder / "labels.jsonl"], by=["longer"])
+        runs_command(
+            [folder], as_json=True, parquet=folder / "parquet", labels=[folder / "labels.jsonl"], by=["longer"]
+        )
     print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 
@@ -149,7 +151,9 @@ def main() -> None:
     if arguments.audit is not None:
         audit_here(arguments.audit)
         return
-    print(f"{'judgments':>10} {'ledger rows/s':>14} {'audit s':>9} {'cpu s':>7} {'cpu µs each':>12} {'GB':>6}", flush=True)
+    print(
+        f"{'judgments':>10} {'ledger rows/s':>14} {'audit s':>9} {'cpu s':>7} {'cpu µs each':>12} {'GB':>6}", flush=True
+    )
     with tempfile.TemporaryDirectory() as temporary:
         for millions in arguments.millions:
             folder = (arguments.keep or Path(temporary)) / f"run-{millions:g}m"

@@ -42,7 +42,9 @@ class Labelling:
 
 
 @dataclass(frozen=True)
-class _Labeller:
+class Labeller:
+    """A run's label rule, and what was fitted for it."""
+
     settings: LabelSettings
     principles: tuple[Principle, ...]
     seed: int
@@ -50,6 +52,7 @@ class _Labeller:
     calibrations: Mapping[str, Calibration]
 
     def terms(self, without: str | None) -> Terms:
+        """What the rule goes by, maybe without one principle."""
         kept = [p for p in self.principles if p.ref != without]
         return Terms(kept, self.settings.margin, self.seed, self.settings.veto, self.weights)
 
@@ -81,9 +84,15 @@ def labelling(table: Table) -> Labelling | str:
     rules = {(Recipe.model_validate(v.recipe).label, v.constitution.digest) for v in views}
     if len(rules) > 1:
         return "the runs label by different rules or constitutions: influence is measured run by run"
-    rows = _judged(table)
-    labeller = _labeller(views[0])
-    rows = rows[np.isin(table.cells.subject[rows], _taking_part(table, labeller))]
+    labeller = labeller_of(views[0])
+    rows = judged_rows(table)
+    return labels_made(table, rows[np.isin(table.cells.subject[rows], _taking_part(table, labeller))], labeller)
+
+
+def labels_made(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Labelling:
+    """The labels of the comparisons of some rows, from these rows alone; no two of a comparison of one principle."""
+    import numpy as np
+
     rows = rows[np.argsort(table.cells.comparison[rows], kind="stable")]
     whole, without = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     labels: dict[int, float] = {}
@@ -155,7 +164,7 @@ def _shares(t: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.stack([t[:, 1] / t[:, 0], t[:, 2] / t[:, 0], t[:, 3] / (t[:, 0] - t[:, 2])], axis=1)
 
 
-def _judged(table: Table) -> NDArray[np.int64]:
+def judged_rows(table: Table) -> NDArray[np.int64]:
     """The rows with a judgment of the judge step of any run."""
     import numpy as np
 
@@ -167,10 +176,11 @@ def _judged(table: Table) -> NDArray[np.int64]:
     return np.unique(table.cells.of[judged])
 
 
-def _labeller(view: RunView) -> _Labeller:
+def labeller_of(view: RunView) -> Labeller:
+    """How a run labels."""
     recipe = Recipe.model_validate(view.recipe)
     weights = view.figures("label", WEIGHTS, FittedWeights)
-    return _Labeller(
+    return Labeller(
         recipe.label,
         tuple(p for p in view.constitution.principles if "judge" in p.phases),
         recipe.seed,
@@ -179,12 +189,12 @@ def _labeller(view: RunView) -> _Labeller:
     )
 
 
-def _taking_part(table: Table, labeller: _Labeller) -> list[int]:
+def _taking_part(table: Table, labeller: Labeller) -> list[int]:
     refs = {p.ref for p in labeller.principles}
     return [s for s, key in enumerate(table.subjects) if key[0] in refs]
 
 
-def _heard(table: Table, rows: NDArray[np.int64], labeller: _Labeller) -> Iterator[tuple[int, int, Heard]]:
+def _heard(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Iterator[tuple[int, int, Heard]]:
     """What was heard of each comparison, with the place of its first row and of the first after it."""
     import numpy as np
 
@@ -214,7 +224,7 @@ def _heard(table: Table, rows: NDArray[np.int64], labeller: _Labeller) -> Iterat
         yield start, stop, Heard(name_of[int(comparison[start])], given, unread - opinions.keys(), "")
 
 
-def _rule(table: Table, labeller: _Labeller, labels: Mapping[int, float]) -> LabelRule:
+def _rule(table: Table, labeller: Labeller, labels: Mapping[int, float]) -> LabelRule:
     stored: dict[str, float | None] = {}
     for view in table.corpus.views:
         if (result := view.step("label")) is not None:
