@@ -92,8 +92,8 @@ def diff_command(
 ) -> None:
     """Judge a run's comparisons again under the principles a new constitution changes, and say what that changes.
 
-    Principles are the same by id, changed by digest. The run is left as it is; a call that was interrupted goes on where
-    it stopped. Of a principle that is code its check answers: the check is imported, which executes its code.
+    Principles are the same by id, changed by digest. The run is left as it is; a call that was interrupted goes on
+    where it stopped. Of a principle that is code its check answers: it is imported, which executes its code.
     """
     from constitutional.audit.current import open_view
     from constitutional.audit.measures.changes import compare_versions, judge_anew, plan

@@ -1,4 +1,4 @@
-"""What a new wording changes: the same comparisons, judged under the changed principles, beside the run's own judgments."""
+"""What a new wording changes: the same comparisons under the changed principles, beside the run's own judgments."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constitutional.audit.current import RunView
@@ -11,6 +13,7 @@ from constitutional.audit.measures.columns import FAILED, OUTCOMES
 from constitutional.audit.measures.records import Influence, LabelRule
 from constitutional.audit.measures.resample import Bootstrap, estimate, sums_by
 from constitutional.audit.measures.table import Table
+from constitutional.errors import RunError
 from constitutional.feedback.label import Limits
 from constitutional.feedback.label.abstain import objection
 from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAME = 1e-9
+_ID = re.compile(rb'"id":"([0-9a-f]{16})"')
 
 
 @dataclass(frozen=True)
@@ -171,9 +175,22 @@ def judged_rows(table: Table) -> NDArray[np.int64]:
     ids: list[int] = []
     for view in table.corpus.views:
         if (result := view.step("judge")) is not None:
-            ids += [int(str(row["id"]), 16) for _, row in read_rows(result.folder / "data.jsonl")]
+            ids += _ids(result.folder / "data.jsonl")
     judged = np.isin(table.judgments.id, np.array(ids, dtype=np.uint64))
     return np.unique(table.cells.of[judged])
+
+
+def _ids(path: Path) -> Iterator[int]:
+    """The ids of a step's judgments. Canonical JSON has the id before any text, and quotes in texts are escaped."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                found = _ID.search(line)
+                if found is None:
+                    raise RunError(f"{path}:{number}: damaged line: no judgment")
+                yield int(found[1], 16)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def labeller_of(view: RunView) -> Labeller:

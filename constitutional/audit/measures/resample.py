@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 _BLOCK = 8_000_000  # draws held at a time: 64 MB
+_KEPT = 50_000_000
+"""Draws that are kept (100 MB) rather than made again for every table; a prompt is drawn less than 65,536 times."""
+
 _FLAT = 1e-12
 
 
@@ -64,9 +67,21 @@ class Bootstrap:
 
     def __init__(self, prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.prompts, self.resamples, self.seed = prompts, resamples, seed
+        self._kept: list[NDArray[np.uint16]] | None = [] if prompts * resamples <= _KEPT else None
 
     def _draws(self) -> Iterator[Array]:
         """How often each prompt was drawn: blocks of [draws, prompts]."""
+        import numpy as np
+
+        if self._kept is None:
+            yield from self._drawn()
+            return
+        if not self._kept:
+            self._kept = [block.astype(np.uint16) for block in self._drawn()]
+        for block in self._kept:
+            yield block.astype(np.float64)
+
+    def _drawn(self) -> Iterator[Array]:
         import numpy as np
 
         rng = np.random.default_rng(self.seed)
