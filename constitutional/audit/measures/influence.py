@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,7 +224,7 @@ def _heard(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Iterato
     mean_mass = np.divide(mass, masses, out=np.full(len(mass), np.nan), where=masses > 0)
     comparison = table.cells.comparison[rows]
     starts = np.flatnonzero(np.diff(comparison, prepend=-1)).tolist()
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+    for start, stop in pairwise([*starts, len(rows)]):
         opinions: dict[str, Opinion] = {}
         unread: set[str] = set()
         for row in rows[start:stop].tolist():
