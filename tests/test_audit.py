@@ -33,6 +33,7 @@ from constitutional.ledger import open_ledger
 from constitutional.principles import Constitution
 from constitutional.records import Comparison, Judgment, Preference, Usage, short_digest, user
 from constitutional.runs import open_run, write_atomic
+from constitutional.statistics import bootstrap_mean
 
 REFS = [p.ref for p in CONSTITUTION.principles]
 DIGESTS = {p.ref: p.digest for p in CONSTITUTION.principles}
@@ -294,6 +295,19 @@ def test_influence_is_that_of_labels_made_without_the_principle(tmp_path: Path, 
         close(row.influence.mean_shift, mean(shifts), len(whole) - lost)
         moved += flips + lost
     assert moved
+
+
+def test_intervals_are_those_of_a_bootstrap_of_prompts(tmp_path: Path) -> None:
+    found, judgments = random_ledger(7)
+    (row, *_) = audit_run([write_run(tmp_path / "run", found, judgments)], resamples=4000).principles
+    prompt = {c.id: c.prompt_id for c in found}
+    said = [
+        (o.consistent, prompt[c]) for c, os in opinions(judgments).items() for o in os if o.principle == row.principle
+    ]
+    expected = bootstrap_mean([float(same) for same, _ in said], [p for _, p in said], resamples=4000, seed=1)
+    ends = row.figures.order_consistency.interval
+    assert (ends.low, ends.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert row.figures.order_consistency.prompts == len({p for _, p in said}) == 9
 
 
 def test_a_judge_that_reads_only_the_position_is_seen_as_one(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ def labels_made(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> La
     import numpy as np
 
     rows = rows[np.argsort(table.cells.comparison[rows], kind="stable")]
+    if (averaged := _averaged(table, rows, labeller)) is not None:
+        return averaged
     whole, without = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     labels: dict[int, float] = {}
     terms = {ref: labeller.terms(ref) for ref in (None, *(p.ref for p in labeller.principles))}
@@ -116,6 +118,37 @@ def labels_made(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> La
                 left = Heard(heard.comparison_id, rest, heard.unread - {ref}, heard.unheard)
                 without[row] = labeller.label(left, terms[ref])[0] if rest else np.nan
     return Labelling(_rule(table, labeller, labels), rows, whole, without)
+
+
+def _averaged(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Labelling | None:
+    """The labels of a plain (weighted) mean, all at once; None where the rule is another one.
+
+    Nor where a principle has two opinions on a comparison, or a label may abstain for what its opinions are like.
+    """
+    import numpy as np
+
+    settings = labeller.settings
+    limits = (settings.order_gap, settings.min_mass, settings.disagreement)
+    if settings.rule not in ("mean", "weighted") or labeller.calibrations or limits != (None, None, None):
+        return None
+    refs = {p.ref: (i, p.weight if settings.rule == "weighted" else 1.0) for i, p in enumerate(labeller.principles)}
+    known = [refs.get(key[0], (0, 1.0)) for key in table.subjects] or [(0, 1.0)]
+    subject, p = table.cells.subject[rows], table.cells.p[rows]
+    given = np.isfinite(p)
+    comparison, place = np.unique(table.cells.comparison[rows], return_inverse=True)
+    which = np.array([i for i, _ in known])[subject]
+    if len(np.unique((place * len(refs) + which)[given])) < given.sum():
+        return None
+    share = np.where(given, np.array([w for _, w in known])[subject], 0.0)
+    product = share * np.where(given, p, 0.0)
+    total, weight = (np.bincount(place, values, len(comparison)) for values in (product, share))
+    count = np.bincount(place, given, len(comparison))
+    whole = np.divide(total, weight, out=np.full(len(total), np.nan), where=count > 0)
+    others = count[place] - given
+    without = np.divide(total[place] - product, weight[place] - share, out=np.full(len(p), np.nan), where=others > 0)
+    without = np.where(given, without.round(12), whole[place])  # what is left of one half is one half
+    labels = dict(zip(comparison.tolist(), whole.tolist(), strict=True))
+    return Labelling(_rule(table, labeller, labels), rows, whole[place], without)
 
 
 def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstrap) -> list[Influence | None]:
