@@ -158,39 +158,30 @@ def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstra
     _, first = np.unique(table.cells.comparison[made.rows], return_index=True)
     labelled = np.isfinite(made.whole[first])
     label_prompt = table.prompt[made.rows[first[labelled]]]
-    found: list[Influence | None] = []
     subject = table.cells.subject[made.rows]
-    heard_all = np.isfinite(table.cells.p[made.rows])
-    for s in range(subjects):
+    given = np.isfinite(table.cells.p[made.rows])
+    n_labels, prompts = len(label_prompt), len(np.unique(label_prompt))
+    groups, counts = [], []
+    takes_part = [s for s in range(subjects) if (subject == s).any()]
+    for s in takes_part:
         mine = np.flatnonzero((subject == s) & np.isfinite(made.whole))
-        if not (subject == s).any():
-            found.append(None)
-            continue
         whole, without = made.whole[mine], made.without[mine]
         stays = np.isfinite(without)
         flips = stays & ((whole >= 0.5) != (without >= 0.5))
         shift = np.where(stays, np.abs(whole - np.nan_to_num(without)), 0.0)
-        n_labels, n_mine = len(label_prompt), len(mine)
         columns = [
-            np.concatenate([np.ones(n_labels), np.zeros(n_mine)]),
+            np.concatenate([np.ones(n_labels), np.zeros(len(mine))]),
             *(np.concatenate([np.zeros(n_labels), c.astype(np.float64)]) for c in (flips, ~stays, shift)),
         ]
         prompt = np.concatenate([label_prompt, table.prompt[made.rows[mine]]])
-        (group,) = sums_by(prompt, np.zeros(len(prompt), dtype=np.int64), 1, columns)
-        (draws,) = bootstrap.replicate([group], _shares)
-        values = _shares(group.total)[0] if n_labels else [float("nan")] * 3
-        prompts = len(np.unique(label_prompt))
-        counted = (n_labels, n_labels, n_labels - int((~stays).sum()))
-        estimates = [estimate(float(v), counted[k], prompts, draws[:, k]) for k, v in enumerate(values)]
-        found.append(
-            Influence(
-                labels=n_labels,
-                heard=int(heard_all[mine].sum()),
-                flips=estimates[0],
-                lost=estimates[1],
-                mean_shift=estimates[2],
-            )
-        )
+        groups += sums_by(prompt, np.zeros(len(prompt), dtype=np.int64), 1, columns)
+        counts.append((int(given[mine].sum()), n_labels, n_labels, n_labels - int((~stays).sum())))
+    found: list[Influence | None] = [None] * subjects
+    draws = bootstrap.replicate(groups, _shares)
+    for s, group, drawn, (heard, *counted) in zip(takes_part, groups, draws, counts, strict=True):
+        values = _shares(group.total)[0]
+        made_of = [estimate(float(v), counted[k], prompts, drawn[:, k]) for k, v in enumerate(values)]
+        found[s] = Influence(labels=n_labels, heard=heard, flips=made_of[0], lost=made_of[1], mean_shift=made_of[2])
     return found
 
 
