@@ -1,7 +1,9 @@
-"""Processes that tests kill from outside: `python run_harness.py job|append|hold RUN_FOLDER [SLEEP_MS]`."""
+"""Processes that tests kill from outside: `python run_harness.py job|append|hold|traffic RUN_FOLDER [NUMBER]`."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import socket
 import sys
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from constitutional.errors import RunError
-from constitutional.ledger import open_ledger
+from constitutional.ledger import open_ledger, open_ledger_read_only
 from constitutional.records import Answer, Failure, Judgment, Usage, seed_for, short_digest
 from constitutional.runs import open_run
 
@@ -87,31 +89,103 @@ def job(folder: Path, sleep_ms: float) -> None:
         run.event("done")
 
 
+def tell(text: str) -> None:
+    """One line, whole, from whichever of several processes."""
+    os.write(1, (text + "\n").encode())
+
+
 def append(folder: Path) -> None:
-    """Appends batches for ever; prints the number of rows after each commit."""
-    with open_ledger(folder / "ledger.sqlite") as ledger:
-        rows = ledger.count()
-        while True:
-            rows += ledger.append([judgment(f"{rows + i}") for i in range(BATCH)])
-            print(rows, flush=True)
+    """For each line read: a process, whose number is told, that appends batches for ever and tells the rows after each
+    commit; then, when it was killed, `dead`. Forked, so that forty of them cost the imports once."""
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            with open_ledger(folder / "ledger.sqlite") as ledger:
+                rows = ledger.count()
+                tell(f"pid {os.getpid()}")
+                while True:
+                    rows += ledger.append([judgment(f"{rows + i}") for i in range(BATCH)])
+                    tell(str(rows))
+        os.waitpid(child, 0)
+        tell("dead")
 
 
 def hold(folder: Path) -> None:
-    """Waits for a line, opens the run folder, says how that went and how long it took, and holds it till input ends."""
-    sys.stdin.readline()
-    begun = time.monotonic()
-    try:
-        with open_run(folder):
-            print("won", socket.gethostname(), flush=True)
-            sys.stdin.readline()
-    except RunError as error:
-        print(time.monotonic() - begun, error, flush=True)
+    """For each line read: eight processes that open one run folder at the same moment and tell how that went and how
+    long it took; the one that gets it holds it till it is killed. Then `dead`."""
+    for number, _ in enumerate(sys.stdin):
+        ready, go = os.pipe()
+        children = []
+        for _ in range(8):
+            child = os.fork()
+            if not child:
+                os.close(go)
+                os.read(ready, 1)  # ends for all of them at once, when the parent closes the other end
+                begun = time.monotonic()
+                try:
+                    with open_run(folder / str(number)):
+                        tell(f"{os.getpid()} won {socket.gethostname()}")
+                        time.sleep(600)
+                except RunError as error:
+                    tell(f"{os.getpid()} lost {time.monotonic() - begun} {error}")
+                os._exit(0)
+            children.append(child)
+        os.close(go)
+        for child in children:
+            os.waitpid(child, 0)
+        os.close(ready)
+        tell("dead")
+
+
+def traffic(folder: Path, seconds: float) -> None:
+    """One process appends batches without a pause and four look things up; each of these tells, as JSON, the seconds
+    its reads of the busy ledger took, and of one nobody writes to."""
+    children = []
+    open_ledger(folder / "ledger.sqlite").close()
+    until = time.monotonic() + seconds
+    for number in range(5):
+        child = os.fork()
+        if not child:
+            if number:
+                read_until(folder, until, random.Random(number))
+            else:
+                with open_ledger(folder / "ledger.sqlite") as ledger:
+                    batch = 0
+                    while time.monotonic() < until:
+                        ledger.append([judgment(f"{batch}-{i}", comparison_id=f"b{batch}") for i in range(8)])
+                        batch += 1
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    tell(json.dumps({"codes": codes}))
+
+
+def read_until(folder: Path, until: float, draw: random.Random) -> None:
+    took: dict[str, list[float]] = {"ledger": [], "quiet": []}
+    wrong: list[str] = []
+    newest = 0
+    while time.monotonic() < until:
+        for name, times in took.items():
+            begun = time.perf_counter()
+            try:
+                with open_ledger_read_only(folder / f"{name}.sqlite") as ledger:
+                    found = list(ledger.judgments([f"b{draw.randint(0, newest)}"]))
+                    if found and ledger.by_id(found[0].id) != found[0]:
+                        wrong.append("a row is not itself")
+                    if len(found) not in (0, 8):
+                        wrong.append(f"{len(found)} of 8 rows of a batch")
+                    newest += name == "ledger" and bool(found)
+            except Exception as error:
+                wrong.append(repr(error))
+            times.append(time.perf_counter() - begun)
+        time.sleep(0.005)  # a page that is looked at asks a few times a second
+    tell(json.dumps({**took, "wrong": wrong}))
 
 
 if __name__ == "__main__":
     print("ready", flush=True)
     mode, run_folder = sys.argv[1], Path(sys.argv[2])
-    if mode == "job":
-        job(run_folder, float(sys.argv[3]))
+    if mode in ("job", "traffic"):
+        {"job": job, "traffic": traffic}[mode](run_folder, float(sys.argv[3]))
     else:
         {"append": append, "hold": hold}[mode](run_folder)

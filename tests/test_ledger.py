@@ -1,6 +1,5 @@
 import sqlite3
-import threading
-import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from run_harness import judgment, small_ledger
 
 from constitutional.errors import LedgerError
 from constitutional.ledger import GENESIS, open_ledger, open_ledger_read_only
+from constitutional.ledger.query import query
 from constitutional.records import Judgment
 
 
@@ -133,26 +133,25 @@ def test_hostile_text_comes_back_as_it_went_in(tmp_path: Path) -> None:
         assert ledger.verify() == []
 
 
-def test_readers_are_never_blocked_by_the_writer(path: Path) -> None:
-    stop, errors, reads = threading.Event(), [], [0, 0, 0, 0]
+def test_the_order_is_that_of_the_rows_whatever_the_clock_says(tmp_path: Path, monkeypatch) -> None:
+    rows = [judgment(f"{i}") for i in range(12)]
+    with open_ledger(tmp_path / "steady.sqlite") as ledger:
+        ledger.append(rows)
+        head = ledger.head
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    jumps = [timedelta(0), timedelta(days=-1), timedelta(days=365), timedelta(days=-1), timedelta(0), timedelta(days=1)]
+    times = [start + jump for jump in jumps]
+    with open_ledger(tmp_path / "jumps.sqlite") as ledger:
+        for i, time_now in enumerate(times):
 
-    def read(number: int) -> None:
-        try:
-            with open_ledger_read_only(path) as ledger:
-                while not stop.is_set():
-                    assert ledger.count() % 8 == 4, "a reader saw part of a batch"
-                    reads[number] += len(list(ledger.judgments(["c1", "c2"])))
-        except Exception as error:
-            errors.append(error)
+            class Clock(datetime):
+                @classmethod
+                def now(cls, tz: object = None, moment: datetime = time_now) -> datetime:
+                    return moment
 
-    readers = [threading.Thread(target=read, args=(i,)) for i in range(4)]
-    with open_ledger(path) as ledger:
-        for thread in readers:
-            thread.start()
-        until, row = time.monotonic() + 1.5, 0
-        while time.monotonic() < until:
-            row += ledger.append([judgment(f"w{row + i}") for i in range(8)])
-        stop.set()
-        for thread in readers:
-            thread.join()
-        assert (errors, ledger.verify(), row > 0, all(reads)) == ([], [], True, True)
+            monkeypatch.setattr("constitutional.ledger.datetime", Clock)
+            ledger.append(rows[2 * i : 2 * i + 2])
+        assert [row.key for row in ledger.judgments()] == [row.key for row in rows]
+        assert (ledger.head, ledger.verify([head])) == (head, [])
+    recorded = query(tmp_path / "jumps.sqlite", "SELECT recorded_at FROM judgments ORDER BY seq").rows
+    assert [row[0] for row in recorded[::2]] == [moment.isoformat(timespec="milliseconds") for moment in times]

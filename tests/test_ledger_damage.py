@@ -1,6 +1,6 @@
 """A ledger that was tampered with or damaged: `verify` finds it and names the row."""
 
-import itertools
+import json
 import os
 import random
 import shutil
@@ -8,10 +8,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from fake_run import make_run
 from run_harness import judgment, small_ledger
 
+from constitutional.audit.ledger_check import check_ledger_of
 from constitutional.errors import LedgerError
 from constitutional.ledger import open_ledger, open_ledger_read_only
+from constitutional.records import Judgment
+from constitutional.runs import open_run, write_atomic
 
 TRIGGERS = ("judgments_no_update", "judgments_no_delete", "judgments_only_append")
 
@@ -84,30 +88,50 @@ def test_removed_swapped_and_cut_rows_are_found(path: Path, tmp_path: Path) -> N
             assert words in " ".join(ledger.verify([head]))
 
 
-def test_a_cut_file_is_refused_or_its_loss_is_found_never_silent(path: Path, tmp_path: Path) -> None:
-    with open_ledger(path) as ledger:
-        ledger.append([judgment(f"more{i}") for i in range(300)])
-        shutil.copy(path, tmp_path / "wal.sqlite")  # the file and its WAL as a crash would leave them
-        shutil.copy(f"{path}-wal", tmp_path / "wal.sqlite-wal")
-        head = ledger.head
-    draw, refused, found = random.Random(3), 0, 0
-    for trial, source in itertools.product(range(25), ("folded", "wal")):
-        copy = tmp_path / f"cut{trial}{source}.sqlite"
-        if source == "folded":
-            shutil.copy(path, copy)
-            victim = copy
-        else:
-            shutil.copy(tmp_path / "wal.sqlite", copy)
-            victim = Path(shutil.copy(tmp_path / "wal.sqlite-wal", f"{copy}-wal"))
-        os.truncate(victim, max(0, victim.stat().st_size - draw.randint(1, 64 * 1024)))
-        try:
-            with open_ledger_read_only(copy) as ledger:
-                assert ledger.verify([head]), "a cut file passed"
-                found += 1
-        except LedgerError as error:
-            assert str(copy) in str(error)
+def run_with_judgments(path: Path) -> Path:
+    """A run whose judge step made 300 judgments, and its ledger and WAL beside it as a crash would leave them."""
+    run = make_run(path, until="revise")
+    made = [judgment(f"more{i}") for i in range(300)]
+    with open_run(run) as folder, open_ledger(run / "ledger.sqlite") as ledger:
+        stage = folder.stage(6, "judge", {"seed": 1})
+        stage.run_chunks(
+            made, lambda chunk, index: chunk, chunk_size=20, output_type=Judgment, before_commit=ledger.append
+        )
+        result = stage.finish(ledger_head=ledger.head)
+        for name in ("ledger.sqlite", "ledger.sqlite-wal"):
+            shutil.copy(run / name, path.parent / name)
+    shutil.copy(run / "ledger.sqlite", path.parent / "folded.sqlite")
+    current = json.loads((run / "current.json").read_text()) | {"judge": result.folder.relative_to(run).as_posix()}
+    write_atomic(run / "current.json", json.dumps(current))
+    return run
+
+
+def test_a_cut_file_is_refused_or_the_rows_that_are_gone_are_counted_never_silent(tmp_path: Path) -> None:
+    run = run_with_judgments(tmp_path / "run")
+    assert check_ledger_of(run).problems == ()
+    file, wal = run / "ledger.sqlite", run / "ledger.sqlite-wal"
+    draw, refused, counted = random.Random(3), 0, 0
+    for trial in range(int(os.environ.get("CUTS", "51"))):
+        for old in run.glob("ledger.sqlite*"):
+            old.unlink()
+        source = ("folded", "wal", "both")[trial % 3]
+        shutil.copy(tmp_path / ("folded.sqlite" if source == "folded" else "ledger.sqlite"), file)
+        if source != "folded":
+            shutil.copy(tmp_path / "ledger.sqlite-wal", wal)
+        for victim in (file, wal) if source == "both" else (wal,) if source == "wal" else (file,):
+            os.truncate(victim, max(0, victim.stat().st_size - draw.randint(1, 64 * 1024)))
+        found = check_ledger_of(run)
+        assert found.problems, f"a cut file passed ({source}, trial {trial})"
+        if found.rows is None:
+            assert any("ledger.sqlite" in line for line in found.problems) and found.remedies
             refused += 1
-    assert refused and found
+        elif found.rows < 300:
+            with open_ledger_read_only(file) as ledger:  # a prefix of whole rows
+                assert [j.key for j in ledger.judgments()] == [judgment(f"more{i}").key for i in range(found.rows)]
+            gone = f"{300 - found.rows} of the 300 judgments of step 'judge' are not in it"
+            assert any(gone in line for line in found.problems) and found.remedies
+            counted += 1
+    assert counted
 
 
 def test_a_damaged_row_stops_reading_with_its_number(path: Path) -> None:

@@ -80,6 +80,20 @@ def test_reliability_curve_equals_sklearn(bins: int) -> None:
     assert expected_calibration_error(p.tolist(), y.tolist(), bins) == pytest.approx(expected, abs=1e-12)
 
 
+def test_calibration_of_degenerate_tables() -> None:
+    calibration = pytest.importorskip("sklearn.calibration")
+    for p, y in (([0.3], [1.0]), ([0.0, 1.0], [0.0, 1.0]), ([0.7] * 9, [1.0] * 5 + [0.0] * 4), ([1.0] * 4, [0.0] * 4)):
+        curve = reliability_curve(p, y)
+        if len(set(y)) == 2:  # scikit-learn wants both
+            observed, predicted = calibration.calibration_curve(y, p, n_bins=10)
+            assert [b.mean_outcome for b in curve] == pytest.approx(observed.tolist())
+            assert [b.mean_probability for b in curve] == pytest.approx(predicted.tolist())
+        assert sum(b.count for b in curve) == len(p)
+    assert expected_calibration_error([0.3], [1.0]) == pytest.approx(0.7)
+    assert expected_calibration_error([1.0] * 4, [0.0] * 4) == 1.0
+    assert expected_calibration_error([0.0, 1.0], [0.0, 1.0]) == 0.0
+
+
 def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error([0.9] * 10, [1.0] * 6 + [0.0] * 4) == pytest.approx(0.3)
     assert expected_calibration_error([0.7, 0.2], [0.7, 0.2]) == pytest.approx(0.0)  # soft labels, met exactly

@@ -20,9 +20,9 @@ from constitutional.feedback.gate import GateReport
 from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration, calibration_lines
 from constitutional.feedback.label.weights import WEIGHTS, FittedWeights, weight_lines
 from constitutional.few_shots import Kind
-from constitutional.records import Preference
+from constitutional.records import Comparison, Preference, Record
 from constitutional.runs import StageResult
-from constitutional.training.rows import PreferenceModelResult, RlResult, SftResult, SftRow
+from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RewardRow, RlResult, SftResult, SftRow
 
 _REQUESTS = {
     "revise": ("critique_request", "revision_request"),
@@ -30,6 +30,7 @@ _REQUESTS = {
     "judge": ("comparison_request",),
     "evaluate": ("comparison_request",),
 }
+_FOLLOWED = 3
 _TRAINED_BY: dict[System, str] = {"sl-cai": "sft", "rl-cai": "rl"}
 
 
@@ -58,6 +59,34 @@ def step_node(ix: Index, name: str, *, inputs: bool = True, seen: set[str] | Non
     children += _principles(ix, name, result)
     title = f"{name}: {', '.join(f'{n} {what}' for what, n in result.manifest.counts.items())}"
     return TraceNode(kind="step", id=result.key, title=title, facts=tuple(facts), children=tuple(children))
+
+
+def judgments_behind(ix: Index, reward: RewardRow) -> tuple[list[str], list[Fact]]:
+    """The judgments that taught the preference model which gave a reward.
+
+    Returns:
+        The ids of training rows on the reward's own prompt, the first few, to be followed down to their judgments; and
+        how many judgments there are in all, by principle.
+    """
+    rows = [entry for entry in ix.entries.values() if isinstance(entry.record, PreferenceRow)]
+    trained = [entry for entry in rows if any(place.startswith("pm/rows") for place in entry.places)]
+    counts: Counter[str] = Counter()
+    for entry in trained:
+        label = ix.get(entry.record.preference_id) if isinstance(entry.record, PreferenceRow) else None
+        if label is not None and isinstance(label.record, Preference):
+            counts.update(dict.fromkeys(label.record.principles, 2))  # both orders
+    if not trained:
+        return [], []
+    facts = [("judgments behind its preference model", f"{counts.total()} in {len(trained)} training rows")]
+    facts += [("of them", f"{_counted(counts)} (`trace RUN --principle` lists them)")] if counts else []
+    own = [e.id for e in trained if _prompt_of(ix, e.record) == reward.prompt_id]
+    facts += [("training rows on this prompt", str(len(own)))]
+    return own[:_FOLLOWED], facts
+
+
+def _prompt_of(ix: Index, row: Record | StageResult) -> str | None:
+    pair = ix.get(row.comparison_id) if isinstance(row, PreferenceRow) else None
+    return pair.record.prompt_id if pair is not None and isinstance(pair.record, Comparison) else None
 
 
 def _settings(ix: Index, result: StageResult) -> list[Fact]:

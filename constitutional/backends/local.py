@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
 from constitutional.backends import Likelihood
 from constitutional.backends.cpu import prepare_process
+from constitutional.backends.decoding import decode
+from constitutional.backends.padded import generate_padded
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import (
     context_of,
@@ -23,11 +26,7 @@ from constitutional.backends.tokens import (
 )
 from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
-from constitutional.records import Completion, Dialogue, Sampling, seed_for
-
-ROWS_PER_BATCH = 48
-TOKENS_PER_BATCH = 16_384
-"""Bounds of one generation batch: rows, and rows x (longest prompt + max_tokens), which bounds the cache's memory."""
+from constitutional.records import Completion, Dialogue, Sampling
 
 TREE_NODES = 1_024
 """Most tokens in one judging forward: matrix products are at full speed, the dense mask still costs nothing."""
@@ -72,55 +71,29 @@ class LocalBackend:
         self._tree_nodes = TREE_NODES if _attends_fully(self._net.config) else 0
         self.model = model
         self._stop_ids = _stop_ids(self._net, self.tokenizer)
-        pad = self.tokenizer.pad_token_id
-        self._pad = pad if pad is not None else self._stop_ids[0]
 
     def room(self, dialogue: Dialogue) -> int:
         """Tokens left in the context window after the dialogue."""
         return self.context - len(encode_dialogue(self.tokenizer, dialogue))
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
-        """One completion per dialogue, in order; length-sorted inside, each inner batch with a seed of its own."""
+        """One completion per dialogue, in order; each draws from a random stream of its own."""
         prompts = [encode_dialogue(self.tokenizer, dialogue) for dialogue in batch]
         for prompt in prompts:
             self._check_room(len(prompt) + sampling.max_tokens)
-        done: dict[int, Completion] = {}
-        for number, rows in enumerate(_length_sorted(prompts, sampling.max_tokens)):
-            started = time.perf_counter()
-            outputs = self._generate_rows([prompts[r] for r in rows], sampling, seed_for(sampling.seed, number))
-            seconds = (time.perf_counter() - started) / len(rows)
-            for r, ids in zip(rows, outputs, strict=True):
-                done[r] = self._completion(ids, len(prompts[r]), sampling, seconds)
-        return [done[r] for r in range(len(prompts))]
+        started = time.perf_counter()
+        if self._tree_nodes:
+            written = decode(self._net, prompts, sampling, partial(self._finished, sampling.stop))
+        else:
+            written = generate_padded(self._net, self.tokenizer, prompts, sampling, self._stop_ids)
+        seconds = (time.perf_counter() - started) / max(1, len(prompts))
+        return [self._completion(ids, len(p), sampling, seconds) for ids, p in zip(written, prompts, strict=True)]
 
-    @torch.inference_mode()
-    def _generate_rows(self, prompts: list[list[int]], sampling: Sampling, seed: int) -> list[list[int]]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self._pad)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, width - len(prompt) :] = torch.tensor(prompt)
-            mask[i, width - len(prompt) :] = 1
-        draw: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            draw = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        config = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
-            repetition_penalty=sampling.repetition_penalty,
-            eos_token_id=self._stop_ids,
-            pad_token_id=self._pad,
-            stop_strings=list(sampling.stop) or None,
-            **draw,
-        )
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
-            output = self._net.generate(
-                ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                generation_config=config,
-                tokenizer=self.tokenizer if sampling.stop else None,
-            )
-        return [list(map(int, row)) for row in output[:, width:].tolist()]
+    def _finished(self, stop: Sequence[str], ids: list[int]) -> bool:
+        if ids[-1] in self._stop_ids or not stop:
+            return ids[-1] in self._stop_ids
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return any(string in text for string in stop)
 
     def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self._stop_ids), None)
@@ -188,20 +161,6 @@ class LocalBackend:
     def _check_room(self, needed: int) -> None:
         if needed > self.context:
             raise BackendError(f"{needed} tokens do not fit the context of {self.context} tokens of {self.name}")
-
-
-def _length_sorted(prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-    """Row numbers in batches, longest first, bounded by ROWS_PER_BATCH and TOKENS_PER_BATCH."""
-    batches: list[list[int]] = []
-    width = 0
-    for row in sorted(range(len(prompts)), key=lambda r: -len(prompts[r])):
-        rows = batches[-1] if batches else None
-        if rows is None or len(rows) == ROWS_PER_BATCH or (len(rows) + 1) * width > TOKENS_PER_BATCH:
-            width = len(prompts[row]) + max_tokens
-            batches.append([row])
-        else:
-            rows.append(row)
-    return batches
 
 
 def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:

@@ -9,6 +9,8 @@ import typer
 
 from constitutional import __version__
 from constitutional.cli import auditing, authoring, drafting, labelling, testing
+from constitutional.cli.authoring import AsJson
+from constitutional.cli.ledger import ledger
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +21,7 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="The embedded models: list and fetch.")
 app.add_typer(models, name="models")
+app.add_typer(ledger, name="ledger")
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
 RunPath = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]
@@ -123,13 +126,33 @@ def status(run_folder: RunPath) -> None:
 @app.command()
 def trace(
     run_folder: RunPath,
-    record_id: Annotated[str, typer.Argument(help="Id, or its first digits, of any record.", metavar="ID")],
+    record_id: Annotated[
+        str | None, typer.Argument(help="Id, or its first digits, of any record.", metavar="[ID]")
+    ] = None,
+    principle: Annotated[
+        str | None, typer.Option("--principle", help="Go the other way: all that this id@version decided.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print where a record comes from, down to principle id@version, templates, judge, order and seed."""
+    """Print where a record comes from, down to principle id@version, templates, judge, order and seed.
+
+    With --principle, print what a principle decided: judgments, labels and its share in them, training rows, rewards.
+    """
+    import json
+
+    from constitutional.audit.principle_trace import render_principle, trace_principle
     from constitutional.audit.trace import render_trace
     from constitutional.audit.trace import trace as find_trace
 
-    typer.echo(render_trace(find_trace(run_folder, record_id)))
+    if (record_id is None) == (principle is None):
+        raise typer.BadParameter("give the ID of a record, or --principle ID@VERSION")
+    if principle is not None:
+        decided = trace_principle(run_folder, principle)
+        text, found = render_principle(decided), decided.model_dump(mode="json")
+    else:
+        node = find_trace(run_folder, record_id or "")
+        text, found = render_trace(node), node.model_dump(mode="json")
+    typer.echo(json.dumps(found, indent=2) if as_json else text)
 
 
 @app.command()

@@ -24,6 +24,8 @@ from constitutional.records import Judgment
 __all__ = ["GENESIS", "Ledger", "open_ledger", "open_ledger_read_only"]
 
 _PAGE = 1000
+_STORED = "SELECT key, id FROM judgments WHERE key IN (SELECT value FROM json_each(?))"
+_INSERT = f"INSERT INTO judgments VALUES ({','.join('?' * 13)})"
 _BY_SEQ = "SELECT seq, payload FROM judgments WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq"
 _PAYLOADS = "SELECT payload FROM judgments WHERE seq > ? AND seq <= ? ORDER BY seq"
 
@@ -75,19 +77,22 @@ class Ledger:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         with naming(self.path), transaction(self._connection):
             seq, prev = self._last()
-            first = seq
+            keys = json.dumps([row.key for row in judgments])
+            stored: dict[str, str] = dict(self._connection.execute(_STORED, (keys,)).fetchall())
+            new: list[tuple[str | int | float | None, ...]] = []
             for row in judgments:
-                stored = self._connection.execute("SELECT id FROM judgments WHERE key = ?", (row.key,)).fetchone()
-                if stored == (row.id,):
+                known = stored.get(row.key)
+                if known == row.id:
                     continue
-                if stored:
-                    raise LedgerError(f"{self.path}: key {row.key} is stored as {stored[0]}, now answered as {row.id}")
+                if known is not None:
+                    raise LedgerError(f"{self.path}: key {row.key} is stored as {known}, now answered as {row.id}")
+                stored[row.key] = row.id
                 payload = row.to_json().encode("utf-8", "backslashreplace").decode()  # lone surrogates as \udXXX
                 seq, h = seq + 1, _chain(prev, payload)
-                values = (seq, row.key, *_indexed(row), payload, prev, h, now)
-                self._connection.execute(f"INSERT INTO judgments VALUES ({','.join('?' * len(values))})", values)
+                new.append((seq, row.key, *_indexed(row), payload, prev, h, now))
                 prev = h
-        return seq - first
+            self._connection.executemany(_INSERT, new)
+        return len(new)
 
     def lookup(self, keys: Iterable[str]) -> dict[str, Judgment]:
         """The stored answers to questions, by key; a question not yet answered is absent. Any number of keys."""
@@ -116,6 +121,23 @@ class Ledger:
     def by_id(self, judgment_id: str) -> Judgment | None:
         """The judgment an audit cites, or None."""
         return next(self._query("id = ?", judgment_id), None)
+
+    def principles(self) -> list[str]:
+        """Every principle that something was judged under, `id@version`."""
+        with naming(self.path):
+            found = self._connection.execute("SELECT DISTINCT principle FROM judgments ORDER BY principle")
+            return [principle for (principle,) in found]
+
+    def outcomes(self, principle: str) -> dict[str, int]:
+        """How many judgments under a principle (`id@version`) came to each outcome."""
+        count = "SELECT outcome, count(*) FROM judgments WHERE principle = ? GROUP BY outcome ORDER BY outcome"
+        with naming(self.path):
+            return dict(self._connection.execute(count, (principle,)).fetchall())
+
+    def ids(self) -> set[str]:
+        """The ids of all judgments."""
+        with naming(self.path):
+            return {judgment_id for (judgment_id,) in self._connection.execute("SELECT id FROM judgments")}
 
     def count(self) -> int:
         """Number of rows."""

@@ -89,6 +89,18 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def ledger_in(path: Path) -> Path:
+    """The ledger of a run folder, or the file itself.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    file = path / "ledger.sqlite" if path.is_dir() else path
+    if not file.is_file():
+        raise LedgerError(f"{file}: no such ledger")
+    return file
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All the block's statements, or none of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from constitutional.config import resolve_path
 from constitutional.feedback.applies import Applicability, applies, unread
@@ -14,16 +14,17 @@ from constitutional.feedback.gate import (
     measure_gate,
     sureness,
 )
-from constitutional.feedback.judge import choose_principles, judge, questions
+from constitutional.feedback.judge import choose_principles
 from constitutional.feedback.label import label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
+from constitutional.pipeline.asking import asked_key, judged, run_judge
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.pipeline.feedback_steps import usable_revisions
 from constitutional.pipeline.labelling import Labeller, label_key
 from constitutional.principles import Principle
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Comparison, Failure, Judgment, Preference, Revision
-from constitutional.runs import Stage, StageResult, write_atomic
+from constitutional.runs import StageResult, write_atomic
 
 
 def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -33,7 +34,9 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """
     settings, principles = ctx.recipe.gate, ctx.taking_part("judge")
     asked = {p.ref for p in principles}
-    examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle, checks=True)
+    examples = labelled_examples(
+        ctx.constitution, per_principle=settings.examples_per_principle, checks=True, request=ctx.juror.way.request
+    )
     labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
@@ -44,7 +47,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "labelled": [[item.comparison.id, list(item.principles)] for item in labelled],
             "settings": settings.model_dump(mode="json", exclude={"human", "human_limit", "examples_per_principle"}),
-            **_judge_key(ctx, principles),
+            **asked_key(ctx, principles),
             **ctx.case_key(principles),
         },
         {},
@@ -61,7 +64,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         labelled,
         answered,
         judge=ctx.identity("judge"),
-        template_digest=ctx.pack.digest("judge"),
+        template_digest=ctx.juror.way.template_digest(ctx.pack),
         min_order_consistency=settings.min_order_consistency,
         fallback=settings.fallback,
         principles=principles,
@@ -79,7 +82,12 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def _cases(ctx: Context, labelled: Sequence[Labelled], by_ref: Mapping[str, Principle]) -> list[Applicability]:
-    """What the judge says to whether principles apply to their own examples; nothing where none has a case."""
+    """What the judge says to whether principles apply to their own examples; nothing where none has a case.
+
+    A preference model is not asked: its opinion is about no principle.
+    """
+    if ctx.juror.way.mode == "model":
+        return []
     backend = Lazy(ctx, ctx.spec("judge"))
     verdicts: list[Applicability] = []
     for ref, principle in by_ref.items():
@@ -96,19 +104,25 @@ def load_gate(result: StageResult) -> GateReport:
 
 
 def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Comparisons × principles × both orders → the ledger (Judgment records)."""
-    settings, principles = ctx.recipe.judging, ctx.taking_part("judge")
+    """Comparisons × principles × both orders → the ledger (Judgment records).
+
+    The further judges of a recipe are asked the same after the labels' judge; their judgments have folders of their own
+    beside, which no later step reads.
+    """
+    settings = ctx.recipe.judging
+    results: list[StageResult] = []
     comparisons = done["sample"].records(Comparison)[: settings.limit]
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
-    stage = ctx.folder.stage(
-        number,
-        "judge",
-        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles), **ctx.case_key(principles)},
-        {"sample": done["sample"]},
-    )
-    assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
-    run_judge(ctx, stage, comparisons, assigned, ask_applies=True)
-    return stage.finish(ledger_head=ctx.ledger.head)
+    asked = settings.model_dump(mode="json", include={"principles_per_comparison", "limit"})
+    for juror in ctx.jury:
+        principles = ctx.taking_part("judge", juror.way)
+        name = f"judge-{juror.name}" if results else "judge"
+        key = {"settings": asked, **asked_key(ctx, principles, juror), **ctx.case_key(principles)}
+        stage = ctx.folder.stage(number, name, key, {"sample": done["sample"]})
+        assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
+        run_judge(ctx, stage, comparisons, assigned, ask_applies=True, juror=juror)
+        results.append(stage.finish(ledger_head=ctx.ledger.head))
+    return results[0]
 
 
 def label_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -117,6 +131,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     What the recipe has fitted to the gate's labelled comparisons is kept (calibrations.jsonl, weights.json).
     """
     by_judge = load_gate(done["gate"]).labels == "judge"
+    clamp = ctx.recipe.label.clamp
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
     if not by_judge or contrast:
@@ -131,6 +146,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
             **(label_key(ctx.recipe.label, principles) if by_judge else {"rule": "provenance", "weights": []}),
             "contrast": contrast,
             **({"contrast_p": "sureness"} if contrast and by_judge else {}),
+            **({"clamp": clamp} if by_judge and ctx.juror.way.mode == "cot" else {}),
             "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
         },
@@ -146,7 +162,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         judgments, asked = [], set()
     labelled, answered = done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment)
     labeller = Labeller(ctx.recipe.label, principles, ctx.recipe.seed, labelled, answered)
-    sure = sureness(labelled, answered) if contrast and by_judge else 1.0
+    sure = sureness(labelled, answered, clamp) if contrast and by_judge else 1.0
     if contrast and usable:
         comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
@@ -166,27 +182,6 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     return stage.finish(outputs=list(outputs))
 
 
-def judged(
-    ctx: Context,
-    comparisons: Sequence[Comparison],
-    assigned: Mapping[str, Sequence[Principle]],
-    *,
-    ask_applies: bool = False,
-) -> list[Judgment]:
-    """The ledger's answers to these questions, in the order they are asked; `ask_applies` as they were asked."""
-    asked = questions(
-        comparisons,
-        [assigned[c.id] for c in comparisons],
-        pack=ctx.pack,
-        judge_model=ctx.identity("judge"),
-        checks=ctx.checks,
-        ask_applies=ask_applies,
-    )
-    keys = [question.key for question in asked]
-    found = ctx.ledger.lookup(keys)
-    return [found[key] for key in keys]
-
-
 def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: int) -> list[Comparison]:
     """Helpful prompts, spread evenly over the file, with one answer each, against the next refusal in turn.
 
@@ -199,50 +194,3 @@ def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: in
         compare_contrast(ctx.prompt(answer.prompt_id), answer, refusals[i % len(refusals)])
         for i, answer in enumerate(spread)
     ]
-
-
-def run_judge(
-    ctx: Context,
-    stage: Stage,
-    comparisons: Sequence[Comparison],
-    assigned: Mapping[str, Sequence[Principle]],
-    *,
-    ask_applies: bool = False,
-) -> None:
-    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists.
-
-    `ask_applies` leaves principles out whose `applies_when` does not hold.
-    """
-    backend = Lazy(ctx, ctx.spec("judge"))
-
-    def work(chunk: Sequence[Comparison], index: int) -> Iterator[Judgment]:
-        return judge(
-            chunk,
-            assigned=[assigned[c.id] for c in chunk],
-            backend=backend.backend,
-            pack=ctx.pack,
-            seed=ctx.recipe.seed,
-            known=ctx.ledger.lookup,
-            checks=ctx.checks,
-            ask_applies=ask_applies,
-        )
-
-    stage.run_chunks(
-        comparisons,
-        work,
-        chunk_size=max(1, ctx.recipe.chunk_size // 2),
-        output_type=Judgment,
-        before_commit=ctx.ledger.append,
-        progress=ctx.display.progress,
-    )
-
-
-def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
-    return {
-        "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
-        **ctx.code_key(principles),
-        "templates": [ctx.pack.digest("judge")],
-        "judge": ctx.identity("judge"),
-        "seed": ctx.recipe.seed,
-        "chunk_size": ctx.recipe.chunk_size,
-    }

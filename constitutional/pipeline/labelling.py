@@ -52,7 +52,8 @@ class Labeller:
         """The fitted weights; None unless the rule is `calibrated`."""
         if self.settings.rule != "calibrated":
             return None
-        return fit_weights(self._truths, self.answered, [p.ref for p in self.principles], self._reading)
+        refs = [p.ref for p in self.principles]
+        return fit_weights(self._truths, self.answered, refs, self._reading, self.settings.clamp)
 
     def __call__(self, comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> Iterator[Preference]:
         """One label per comparison."""
@@ -68,6 +69,7 @@ class Labeller:
             weights=self.weights.by_ref if self.weights else None,
             reading=self._reading,
             limits=Limits(settings.order_gap, settings.min_mass, settings.disagreement),
+            clamp=settings.clamp,
         )
 
     @property

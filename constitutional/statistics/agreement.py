@@ -152,12 +152,15 @@ def alpha_of_coincidences(pairs: NDArray[np.float64], level: Literal["nominal", 
 def interval_sums(ratings: NDArray[np.float64]) -> NDArray[np.float64]:
     """What `interval_alpha` needs of each unit, shape [units, 4]: count, sum, sum of squares, squares within the unit.
 
-    Values are taken from their mean, so that large ones lose no digits.
+    Values are taken from their mean and over their spread, which alpha does not see, so that no digits are lost.
     """
     given = ~np.isnan(ratings)
     m = given.sum(axis=0)
     counted = given & (m > 1)
     x = np.where(counted, ratings - (ratings[counted].mean() if counted.any() else 0.0), 0.0)
+    spread = np.abs(x).max(initial=0.0)
+    alike = spread <= 1e-12 * np.abs(np.where(counted, ratings, 0.0)).max(initial=0.0)
+    x = np.zeros_like(x) if alike else x / spread
     count = counted.sum(axis=0).astype(np.float64)
     total, squares = x.sum(axis=0), (x**2).sum(axis=0)
     within = 2 * (count * squares - total**2) / np.where(count > 1, count - 1, np.inf)

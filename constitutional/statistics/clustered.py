@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from constitutional.errors import DataError
@@ -114,7 +115,9 @@ def _cluster_sums(
 
 
 def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: int) -> tuple[NDArray[np.intp], int]:
-    """The cluster of each of `n` rows as 0, 1, 2 … and how many there are; each row is its own when None.
+    """The cluster of each of `n` rows as 0, 1, 2 … in order of first appearance, and how many there are.
+
+    Each row is its own when None.
 
     Raises:
         DataError: not one cluster for each row.
@@ -126,8 +129,8 @@ def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: 
     if len(clusters) != n:
         raise DataError(f"{n} values but {len(clusters)} clusters")
     if isinstance(clusters, np.ndarray):
-        found, codes = np.unique(clusters, return_inverse=True)
-        return codes.reshape(n), len(found)
+        found, first, codes = np.unique(clusters, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[codes.reshape(n)], len(found)
     index: dict[Hashable, int] = {}
     return np.fromiter((index.setdefault(c, len(index)) for c in clusters), np.intp, n), len(index)
 
@@ -141,7 +144,9 @@ def cluster_bootstrap(
     draws: int = 1000,
     confidence: float = 0.95,
 ) -> list[Interval | None]:
-    """Percentile bootstrap intervals of any statistic that is a function of column sums, whole clusters drawn.
+    """Bootstrap intervals of any statistic that is a function of column sums, whole clusters drawn.
+
+    Percentiles at `expanded_confidence`, as plain ones are too narrow where clusters are few.
 
     A row's columns are what is added up: for a mean, the value and 1; for a share of the applicable, its numerator and
     its denominator; for kappa, one indicator a cell. Rows are added up per cluster once, so that a draw costs as much
@@ -185,7 +190,27 @@ def cluster_bootstrap(
         drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
         times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
         found.append(np.asarray(statistic(times.astype(np.float64) @ sums)).reshape(size, -1))
-    return [_percentiles(column, confidence) for column in np.concatenate(found).T]
+    wide = expanded_confidence(confidence, n)
+    return [_percentiles(column, wide) for column in np.concatenate(found).T]
+
+
+def expanded_confidence(confidence: float, n: int) -> float:
+    """The confidence at which percentiles of a bootstrap over `n` observations are to be read.
+
+    A bootstrap varies by (n - 1) / n too little and has normal, not t, tails; for a mean of normal observations this
+    makes up for both (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3). With 10 clusters
+    0.95 becomes 0.983, with 100 it becomes 0.954.
+
+    Raises:
+        DataError: fewer than two observations, or a confidence outside (0, 1).
+    """
+    from scipy.special import stdtrit
+
+    check_confidence(confidence)
+    if n < 2:
+        raise DataError(f"{n} observations: their spread needs two")
+    t = float(stdtrit(n - 1, (1 + confidence) / 2))
+    return 1 - 2 * NormalDist().cdf(-t * math.sqrt(n / (n - 1)))
 
 
 def ratios(sums: NDArray[np.float64]) -> NDArray[np.float64]:

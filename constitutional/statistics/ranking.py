@@ -133,4 +133,5 @@ def _likelihood(wins: NDArray[np.float64], ratings: NDArray[np.float64], ridge: 
 def _information(wins: NDArray[np.float64], ratings: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
     p = _chances(ratings)
     between = (wins + wins.T) * p * p.T
-    return np.asarray(np.diag(between.sum(axis=1)) - between + ridge * np.eye(len(wins)))
+    # The mean of the ratings is fixed, so the penalty informs of what is left of them alone.
+    return np.asarray(np.diag(between.sum(axis=1)) - between + ridge * (np.eye(len(wins)) - 1 / len(wins)))

@@ -15,12 +15,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from constitutional.errors import DataError
 from constitutional.feedback.label.abstain import Limits, objection
-from constitutional.feedback.label.opinions import Opinion, Reading, as_stored, failed, opinions, silent, why_silent
+from constitutional.feedback.label.opinions import (
+    CLAMP,
+    Clamp,
+    Opinion,
+    Reading,
+    as_stored,
+    clamped,
+    failed,
+    opinions,
+    silent,
+    why_silent,
+)
 from constitutional.feedback.label.rules import Heard, Rule, Terms, combined, deciding
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, Preference
 
-__all__ = ["Limits", "Opinion", "Rule", "label", "label_by_origin", "opinions"]
+__all__ = ["CLAMP", "Clamp", "Limits", "Opinion", "Rule", "clamped", "label", "label_by_origin", "opinions"]
 
 
 def label(
@@ -35,6 +46,7 @@ def label(
     weights: Mapping[str, float] | None = None,
     reading: Reading = as_stored,
     limits: Limits | None = None,
+    clamp: Clamp = CLAMP,
 ) -> Iterator[Preference]:
     """One Preference per comparison; one without a usable opinion abstains and says so, it is never 0.5.
 
@@ -54,6 +66,7 @@ def label(
         weights: of the rule `calibrated`: the fitted ones, by `id@version`.
         reading: the p a judgment counts with, where it is not the ledger's own.
         limits: beyond which a label abstains. It then names the judgments it would have been made from.
+        clamp: ends of the opinions of a judge that reasons first (`clamped`); all others stay as they are.
 
     Raises:
         DataError: rule `calibrated` without weights.
@@ -66,7 +79,7 @@ def label(
     judgments = list(judgments)
     by_comparison, unsaid, unread = opinions(judgments, reading), silent(judgments), failed(judgments)
     for comparison in comparisons:
-        given = [o for o in by_comparison.get(comparison.id, []) if o.principle in rank]
+        given = [clamped(o, clamp) for o in by_comparison.get(comparison.id, []) if o.principle in rank]
         heard = Heard(
             comparison.id,
             tuple(sorted(given, key=lambda o: rank[o.principle])),

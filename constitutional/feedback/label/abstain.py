@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from constitutional.feedback.label.opinions import Opinion
+from constitutional.feedback.label.opinions import ROUNDING, Opinion, side
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ def objection(p_a: float, deciding: Sequence[Opinion], heard: Sequence[Opinion],
         limits: as set.
     """
     gap = fsum(o.gap for o in deciding) / len(deciding)
-    if limits.order_gap is not None and gap > limits.order_gap:
+    if limits.order_gap is not None and gap > limits.order_gap + ROUNDING:
         return f"p moves by more than {limits.order_gap} when the order is turned"
     masses = [o.mass for o in deciding if o.mass is not None]
-    if limits.min_mass is not None and masses and fsum(masses) / len(masses) < limits.min_mass:
+    if limits.min_mass is not None and masses and fsum(masses) / len(masses) < limits.min_mass - ROUNDING:
         return f"the options have less than {limits.min_mass} of the judge's probability"
-    against = sum((o.p_a - 0.5) * (p_a - 0.5) < 0 for o in heard) / len(heard)
-    if limits.disagreement is not None and against > limits.disagreement:
+    against = sum(side(o.p_a) * side(p_a) < 0 for o in heard) / len(heard)
+    if limits.disagreement is not None and against > limits.disagreement + ROUNDING:
         return f"more than {limits.disagreement} of the principles prefer the other answer"
     return None

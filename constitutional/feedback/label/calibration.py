@@ -16,7 +16,7 @@ from typing import Literal
 from constitutional.errors import DataError
 from constitutional.feedback.label.opinions import Reading
 from constitutional.feedback.label.rules import logistic
-from constitutional.feedback.label.truths import Truth, clustered_covariance, labels_digest, wald
+from constitutional.feedback.label.truths import Truth, labels_digest
 from constitutional.records import Judgment, Record
 from constitutional.statistics import Interval, bracketed
 
@@ -35,6 +35,7 @@ class Calibration(Record):
     method: Method
     slope: float
     slope_interval: Interval
+    """95 %, clustered by prompt."""
     intercept: float
     intercept_interval: Interval | None
     judgments: int
@@ -42,7 +43,6 @@ class Calibration(Record):
     """Digest of the labelled comparisons."""
     loss_before: float
     loss_after: float
-    converged: bool
 
     def p_first(self, p: float) -> float:
         """The calibrated p of the answer read first."""
@@ -58,7 +58,7 @@ def fit_calibrations(truths: Sequence[Truth], judgments: Iterable[Judgment], met
         method: what to fit.
 
     Raises:
-        DataError: no judge gave a number for any of them.
+        DataError: no judge gave a number for any of them, or one always gave the same.
     """
     known = {truth.comparison_id: truth for truth in truths}
     by_judge: dict[str, list[Judgment]] = {}
@@ -92,44 +92,41 @@ def calibration_lines(calibrations: Iterable[Calibration]) -> list[str]:
         lines.append(
             f"{c.judge}: {c.method} slope {c.slope:.2f} {bracketed(c.slope_interval)}{shift}"
             + f", loss {c.loss_before:.3f} -> {c.loss_after:.3f} nats on {c.judgments} judgments (labels {c.labels})"
-            + ("" if c.converged else ", NOT CONVERGED")
         )
     return lines
 
 
 def _fit(judge: str, known: Mapping[str, Truth], judgments: Sequence[Judgment], method: Method) -> Calibration:
-    import numpy as np
-
     from constitutional.statistics.logistic import fit_logistic
 
     judgments = sorted(judgments, key=lambda j: j.id)  # the sums' rounding shall not depend on their order
     first = [known[j.comparison_id].a_better == (j.order == "ab") for j in judgments]
-    logits = np.array([_logit(_turned(j, j.p_a or 0.0)) for j in judgments])
-    x = np.column_stack([logits, np.ones_like(logits)]) if method == "platt" else logits[:, None]
+    logits = [_logit(_turned(j, j.p_a or 0.0)) for j in judgments]
     ones, zeros = sum(first), len(first) - sum(first)
-    y = np.array([(ones + 1) / (ones + 2) if better else 1 / (zeros + 2) for better in first])
-    both = np.concatenate([np.ones_like(y), np.zeros_like(y)])  # a soft target is both outcomes, by their weight
-    fit = fit_logistic(np.vstack([x, x]), both, weights=np.concatenate([y, 1 - y]))
-    coefficients = np.asarray(fit.coefficients)
-    groups = [known[j.comparison_id].prompt_id for j in judgments]
-    variance = np.diag(clustered_covariance(x, y, coefficients, 0.0, groups))
-    hard = np.array(first, dtype=float)
+    targets = [(ones + 1) / (ones + 2) if better else 1 / (zeros + 2) for better in first]
+    x = [[z, 1.0] if method == "platt" else [z] for z in logits]
+    fit = fit_logistic(x, targets, clusters=[known[j.comparison_id].prompt_id for j in judgments])
+    if not fit.converged:
+        raise DataError(
+            f"label.calibration: nothing can be fitted to the {len(judgments)} judgments of {judge} on labelled "
+            f"comparisons: {fit.problem}"
+        )
+    slope, intercept = fit.coefficients if method == "platt" else (*fit.coefficients, 0.0)
     return Calibration(
         judge=judge,
         method=method,
-        slope=float(coefficients[0]),
-        slope_interval=wald(float(coefficients[0]), float(variance[0])),
-        intercept=float(coefficients[1]) if method == "platt" else 0.0,
-        intercept_interval=wald(float(coefficients[1]), float(variance[1])) if method == "platt" else None,
+        slope=slope,
+        slope_interval=fit.interval(0),
+        intercept=intercept,
+        intercept_interval=fit.interval(1) if method == "platt" else None,
         judgments=len(judgments),
         labels=labels_digest(known.values()),
-        loss_before=_loss(logits, hard),
-        loss_after=_loss(x @ coefficients, hard),
-        converged=fit.converged,
+        loss_before=_loss(logits, first),
+        loss_after=_loss([slope * z + intercept for z in logits], first),
     )
 
 
-def _loss(logits: Iterable[float], outcomes: Iterable[float]) -> float:
+def _loss(logits: Iterable[float], outcomes: Iterable[bool]) -> float:
     """Mean negative log-likelihood, in nats."""
     losses = [-math.log(max(logistic(z if y else -z), 1e-300)) for z, y in zip(logits, outcomes, strict=True)]
     return math.fsum(losses) / len(losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from constitutional.feedback.label.opinions import side
 from constitutional.records import Preference, Record
 from constitutional.statistics import Rate, rate
 
@@ -98,7 +99,7 @@ def _change(one: Preference, other: Preference) -> Change:
     if one.comparison_id != other.comparison_id:
         raise ValueError(f"labels of two comparisons side by side: {one.comparison_id}, {other.comparison_id}")
     moved = None if one.p_a is None or other.p_a is None else other.p_a - one.p_a
-    flips = one.p_a is not None and other.p_a is not None and (one.p_a - 0.5) * (other.p_a - 0.5) < 0
+    flips = one.p_a is not None and other.p_a is not None and side(one.p_a) * side(other.p_a) < 0
     return Change(
         comparison_id=one.comparison_id,
         p_first=one.p_a,

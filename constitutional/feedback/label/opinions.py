@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from constitutional.records import Judgment, Outcome
 
 Reading = Callable[[Judgment], float | None]
 """The p of a that a judgment counts with; None where it gives no number."""
+
+Clamp = tuple[float, float] | None
+"""Least and greatest p of an opinion that was reasoned; None clamps nothing."""
+
+CLAMP: Clamp = (0.4, 0.6)
+
+ROUNDING = 1e-12
+"""0.6 - 0.5 is less than 0.1 in floating point, and 1 - p is not always exact."""
 
 _FAILED: frozenset[Outcome] = frozenset({"refused", "invalid", "error"})
 
@@ -26,6 +34,13 @@ class Opinion:
     """How far p moves when the order is turned, 0 to 1."""
     mass: float | None = None
     """Mean mass of the options over both orders; None of a check, which has no options."""
+    reasoned: bool = False
+    """True when the judge reasoned before its verdict (mode `cot`): only such opinions are clamped."""
+
+
+def side(p: float) -> int:
+    """Which answer a p prefers: 1 for a, -1 for b, 0 for neither."""
+    return 0 if abs(p - 0.5) <= ROUNDING else 1 if p > 0.5 else -1
 
 
 def as_stored(judgment: Judgment) -> float | None:
@@ -51,9 +66,19 @@ def opinions(judgments: Iterable[Judgment], reading: Reading = as_stored) -> dic
             mass = None if ab.mass is None or ba.mass is None else (ab.mass + ba.mass) / 2
             same = (p_ab > 0.5) == (p_ba > 0.5)
             found.setdefault(comparison_id, []).append(
-                Opinion(principle, (p_ab + p_ba) / 2, (ab.id, ba.id), same, abs(p_ab - p_ba), mass)
+                Opinion(principle, (p_ab + p_ba) / 2, (ab.id, ba.id), same, abs(p_ab - p_ba), mass, ab.mode == "cot")
             )
     return found
+
+
+def clamped(opinion: Opinion, clamp: Clamp) -> Opinion:
+    """The opinion with p no lower and no higher than the ends of `clamp`, where the judge reasoned first.
+
+    A reasoning makes a judge far surer than it is right: Bai et al. 2022, section 4.1, train on 0.4 to 0.6.
+    """
+    if not opinion.reasoned or clamp is None:
+        return opinion
+    return replace(opinion, p_a=min(max(opinion.p_a, clamp[0]), clamp[1]))
 
 
 def failed(judgments: Iterable[Judgment]) -> dict[str, set[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from constitutional.feedback.label.opinions import Opinion
+from constitutional.feedback.label.opinions import ROUNDING, Opinion, side
 from constitutional.principles import Principle
 from constitutional.records import seed_for
 
@@ -19,8 +19,6 @@ Rule = Literal["sampled", "mean", "weighted", "tiers", "veto", "dominant", "cali
 
 Weights = Mapping[str, float]
 """Weights by `id@version`."""
-
-_ROUNDING = 1e-12  # 0.6 - 0.5 is less than 0.1 in floating point
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,9 @@ def _tiers(heard: Heard, terms: Terms) -> Chosen:
 def _veto(heard: Heard, terms: Terms) -> Chosen:
     """The opinions of the vetoing principles that are decisive, where they reject the same answer; else all."""
     holders = {principle.ref for principle in terms.principles if terms.has_veto(principle)}
-    against = [o for o in heard.opinions if o.principle in holders and abs(o.p_a - 0.5) > _ROUNDING]
+    against = [o for o in heard.opinions if o.principle in holders and side(o.p_a)]
     cast = [o for o in against if _decisive(o.p_a, terms.margin)]
-    if len({o.p_a > 0.5 for o in cast}) > 1:
+    if len({side(o.p_a) for o in cast}) > 1:
         return (), "both answers are vetoed"
     if not cast and (unread := sorted(holders & heard.unread)):
         return (), f"{unread[0]}, which has a veto, could not be read"
@@ -137,8 +135,8 @@ def _veto(heard: Heard, terms: Terms) -> Chosen:
 def _dominant(heard: Heard, terms: Terms) -> Chosen:
     """The opinion farthest from one half; of several equally far, all where they prefer the same answer."""
     farthest = max((abs(o.p_a - 0.5) for o in heard.opinions), default=0.0)
-    found = [o for o in heard.opinions if abs(o.p_a - 0.5) >= farthest - _ROUNDING]
-    if farthest > _ROUNDING and len({o.p_a > 0.5 for o in found}) > 1:
+    found = [o for o in heard.opinions if abs(o.p_a - 0.5) >= farthest - ROUNDING]
+    if {side(o.p_a) for o in found} == {-1, 1}:
         return (), "the most decisive principles contradict one another"
     return found, heard.unheard
 
@@ -150,7 +148,7 @@ def _calibrated(heard: Heard, terms: Terms) -> Chosen:
 
 
 def _decisive(p: float, margin: float) -> bool:
-    return abs(p - 0.5) >= margin - _ROUNDING
+    return abs(p - 0.5) >= margin - ROUNDING
 
 
 _RULES: dict[Rule, Callable[[Heard, Terms], Chosen]] = {

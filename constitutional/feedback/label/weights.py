@@ -12,15 +12,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from constitutional.errors import DataError
-from constitutional.feedback.label.opinions import Reading, as_stored, opinions
+from constitutional.feedback.label.opinions import CLAMP, Clamp, Reading, as_stored, clamped, opinions
 from constitutional.feedback.label.rules import logistic, signal
-from constitutional.feedback.label.truths import Truth, clustered_covariance, labels_digest, wald
+from constitutional.feedback.label.truths import Truth, labels_digest
 from constitutional.records import Judgment, Record, seed_for
 from constitutional.statistics import Interval, Rate, bracketed, rate, with_interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from constitutional.statistics.logistic import LogisticFit
 
 WEIGHTS = "weights.json"
 """Where a label step keeps them."""
@@ -60,7 +62,6 @@ class FittedWeights(Record):
     loss: float
     mean_accuracy: Rate
     mean_loss: float
-    converged: bool
 
     @property
     def by_ref(self) -> dict[str, float]:
@@ -69,7 +70,11 @@ class FittedWeights(Record):
 
 
 def fit_weights(
-    truths: Sequence[Truth], judgments: Iterable[Judgment], refs: Sequence[str], reading: Reading = as_stored
+    truths: Sequence[Truth],
+    judgments: Iterable[Judgment],
+    refs: Sequence[str],
+    reading: Reading = as_stored,
+    clamp: Clamp = CLAMP,
 ) -> FittedWeights:
     """Fits one weight a principle to labelled comparisons.
 
@@ -78,6 +83,7 @@ def fit_weights(
         judgments: of these comparisons, and maybe of others.
         refs: the principles, `id@version`.
         reading: the p a judgment counts with, where it is not the ledger's own.
+        clamp: ends of the opinions of a judge that reasons first: those that the weights will multiply.
 
     Raises:
         DataError: fewer than two prompts have a labelled comparison that any of these principles judged in both orders.
@@ -93,7 +99,7 @@ def fit_weights(
     groups: list[str] = []
     counts = [0] * len(refs)
     for truth in truths:
-        heard = [o for o in said.get(truth.comparison_id, []) if o.principle in column]
+        heard = [clamped(o, clamp) for o in said.get(truth.comparison_id, []) if o.principle in column]
         if heard:
             rows.append([0.0] * len(refs))
             for opinion in heard:
@@ -110,7 +116,6 @@ def fit_weights(
     table = _Table(np.array(rows), np.array(y), groups)
     l2 = table.best_penalty()
     fit = table.fit(l2)
-    variance = np.diag(clustered_covariance(table.x, table.y, fit[0], l2, groups))
     p = table.unseen()
     return FittedWeights(
         labels=labels_digest(truths),
@@ -121,8 +126,8 @@ def fit_weights(
         weights=tuple(
             PrincipleWeight(
                 principle=ref,
-                weight=float(fit[0][i]) if counts[i] else 0.0,
-                interval=wald(float(fit[0][i]), float(variance[i])) if counts[i] else None,
+                weight=fit.coefficients[i] if counts[i] else 0.0,
+                interval=fit.interval(i) if counts[i] else None,
                 n=counts[i],
             )
             for ref, i in column.items()
@@ -131,7 +136,6 @@ def fit_weights(
         loss=_loss(p, y),
         mean_accuracy=_right(p_mean, y),
         mean_loss=_loss(p_mean, y),
-        converged=fit[1],
     )
 
 
@@ -139,7 +143,7 @@ def weight_lines(found: FittedWeights) -> list[str]:
     """The fit as lines of text."""
     lines = [
         f"weights fitted to {found.n} labelled comparisons of {found.prompts} prompts (labels {found.labels}), l2 "
-        f"{found.l2:g}" + ("" if found.converged else ", NOT CONVERGED"),
+        f"{found.l2:g}",
         f"on unseen prompts: accuracy {with_interval(found.accuracy)}, loss {found.loss:.3f} nats; rule mean: "
         f"{with_interval(found.mean_accuracy)}, {found.mean_loss:.3f}",
     ]
@@ -155,26 +159,23 @@ class _Table:
     def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64], groups: Sequence[str]) -> None:
         self.x, self.y, self.groups = x, y, groups
 
-    def fit(self, l2: float) -> tuple[NDArray[np.float64], bool]:
-        """The coefficients, and whether the search for them came to an end.
-
-        Each row counts half as it is and half with a and b in each other's place: the likelihood is the same, and both
-        outcomes occur even where `a` is always the better one.
-        """
-        import numpy as np
-
+    def fit(self, l2: float) -> LogisticFit:
+        """The coefficients. With a penalty there always are some; the interval is one of the penalised estimate."""
         from constitutional.statistics.logistic import fit_logistic
 
-        turned = np.vstack([self.x, -self.x]), np.concatenate([self.y, 1 - self.y])
-        fitted = fit_logistic(*turned, weights=np.full(len(turned[1]), 0.5), l2=l2)
-        return np.asarray(fitted.coefficients), fitted.converged
+        fitted = fit_logistic(self.x, self.y, l2=l2, clusters=self.groups)
+        if not fitted.converged:  # too few rows for a clustered covariance
+            fitted = fit_logistic(self.x, self.y, l2=l2)
+        if not fitted.converged:
+            raise DataError(f"label.rule: no weights can be fitted: {fitted.problem}")
+        return fitted
 
     def best_penalty(self) -> float:
         """The penalty of least loss on left-out prompts; of equals, the strongest. 1 where there is too little."""
         folds = self._folds()
         if len(folds) < 2:
             return 1.0
-        losses = {l2: _loss(*self._left_out(folds, [l2] * len(folds))) for l2 in PENALTIES}
+        losses = {l2: _loss(*self._left_out(folds, l2)) for l2 in PENALTIES}
         return min(losses, key=lambda l2: (round(losses[l2], 9), -l2))
 
     def unseen(self) -> list[float]:
@@ -184,24 +185,19 @@ class _Table:
         p = np.empty(len(self.y))
         for inside, outside in self._folds():
             rest = self._part(inside)
-            p[outside] = rest._p(rest.fit(rest.best_penalty())[0], self.x[outside])
+            p[outside] = _p(rest.fit(rest.best_penalty()), self.x[outside])
         return [float(value) for value in p]
 
-    def _left_out(
-        self, folds: Sequence[tuple[Any, Any]], penalties: Sequence[float]
-    ) -> tuple[list[float], list[float]]:
+    def _left_out(self, folds: Sequence[tuple[Any, Any]], l2: float) -> tuple[list[float], list[float]]:
         p: list[float] = []
         y: list[float] = []
-        for (inside, outside), l2 in zip(folds, penalties, strict=True):
-            p += list(self._p(self._part(inside).fit(l2)[0], self.x[outside]))
+        for inside, outside in folds:
+            p += _p(self._part(inside).fit(l2), self.x[outside])
             y += list(self.y[outside])
         return p, y
 
     def _part(self, rows: Any) -> _Table:
         return _Table(self.x[rows], self.y[rows], [self.groups[i] for i in rows])
-
-    def _p(self, weights: NDArray[np.float64], x: NDArray[np.float64]) -> list[float]:
-        return [logistic(float(z)) for z in x @ weights]
 
     def _folds(self) -> list[tuple[Any, Any]]:
         """Rows inside and outside of each fold. A prompt's fold depends on the prompts, not on the rows' order."""
@@ -211,6 +207,10 @@ class _Table:
         number = {name: i % FOLDS for i, name in enumerate(names)}
         fold = np.array([number[name] for name in self.groups])
         return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(min(FOLDS, len(names)))]
+
+
+def _p(fit: LogisticFit, x: NDArray[np.float64]) -> list[float]:
+    return [logistic(float(z)) for z in x @ fit.coefficients]
 
 
 def _right(p: Sequence[float], y: Sequence[float]) -> Rate:

@@ -1,0 +1,188 @@
+"""Batched sampling with continuous refill: a finished sequence's place is taken by the next prompt.
+
+Every sequence draws from a random stream of its own, so what it draws does not depend on who shares the batch. Keys and
+values live in slots allocated once; each step writes one token per slot in place, where a growing cache is copied anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from constitutional.backends.drawing import penalise_repetition, pick
+from constitutional.backends.slot_cache import SlotCache
+from constitutional.records import Sampling, digest, seed_for
+
+SLOTS = 128
+"""Most sequences written at once: a CPU gains nothing beyond (docs/LOG.md)."""
+
+CACHE_TOKENS = 16_384
+"""Bound of the cache: slots x (longest prompt + max_tokens). One sequence alone may be longer."""
+
+PREFILL_TOKENS = 4_096
+"""Bound of one forward over new prompts: rows x the longest of them."""
+
+_NOTHING = torch.zeros(0, dtype=torch.long)
+"""Of which positions a forward that only reads gives logits."""
+
+Finished = Callable[[list[int]], bool]
+"""Whether the tokens drawn so far are a whole answer."""
+
+
+@dataclass
+class _Row:
+    """One sequence being written: its place in the batch given, and its own random stream."""
+
+    number: int
+    prompt: list[int]
+    stream: random.Random
+    drawn: list[int] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Where its last token stands, the one to be read next."""
+        return len(self.prompt) + len(self.drawn) - 1
+
+    @property
+    def last(self) -> int:
+        return self.drawn[-1] if self.drawn else self.prompt[-1]
+
+
+def decode(net: Any, prompts: Sequence[list[int]], sampling: Sampling, finished: Finished) -> list[list[int]]:
+    """Token ids written after each prompt, in the order of the prompts; a last token that ends an answer is included.
+
+    Args:
+        net: a causal language model all of whose layers attend to everything before.
+        prompts: token ids; none empty, and each leaves room for `max_tokens`.
+        sampling: `seed` and the prompt make a sequence's random stream; equal prompts get one each, by their order.
+        finished: called with a sequence's tokens after each one.
+    """
+    rows = _rows(prompts, sampling.seed)
+    found: list[list[int]] = [[] for _ in prompts]
+    for group in _groups(rows, sampling.max_tokens):
+        for row in _decode_group(net, group, sampling, finished):
+            found[row.number] = row.drawn
+    return found
+
+
+def _rows(prompts: Sequence[list[int]], seed: int) -> list[_Row]:
+    copies: Counter[str] = Counter()
+    rows = []
+    for number, prompt in enumerate(prompts):
+        name = digest(prompt)
+        rows.append(_Row(number, prompt, random.Random(seed_for(seed, name, copies[name]))))
+        copies[name] += 1
+    return rows
+
+
+def _groups(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
+    """Rows that share a cache, longest first: none needs less than half of the room that a slot must have."""
+    group: list[_Row] = []
+    for row in sorted(rows, key=lambda row: -len(row.prompt)):
+        if group and 2 * (len(row.prompt) + max_tokens) < len(group[0].prompt) + max_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+@torch.inference_mode()
+def _decode_group(net: Any, group: Sequence[_Row], sampling: Sampling, finished: Finished) -> Iterator[_Row]:
+    length = len(group[0].prompt) + sampling.max_tokens
+    cache = SlotCache(max(1, min(SLOTS, len(group), CACHE_TOKENS // length)), length)
+    waiting = deque(group)
+    shared = _read_shared(net, cache, group)
+    rows: list[_Row] = []  # row i is written in slot i: what is live stands together
+    # tokens of each slot, for the penalty; what is not yet written repeats the first token, which changes nothing
+    seen = torch.zeros((cache.slots, length), dtype=torch.long, device=net.device)
+    while waiting or rows:
+        new = [waiting.popleft() for _ in range(min(len(waiting), cache.slots - len(rows)))]
+        for slot, row in enumerate(new, start=len(rows)):
+            seen[slot] = row.prompt[0]
+            seen[slot, : len(row.prompt)] = torch.tensor(row.prompt, device=net.device)
+        _read_prompts(net, cache, new, len(rows), shared)
+        rows += new
+        logits = _step(net, cache, rows)
+        if sampling.repetition_penalty != 1:
+            penalise_repetition(logits, seen[: len(rows)], sampling.repetition_penalty)
+        uniforms = torch.tensor([row.stream.random() for row in rows], dtype=torch.float64, device=net.device)
+        for slot, token in enumerate(pick(logits, uniforms, sampling).tolist()):
+            rows[slot].drawn.append(token)
+            seen[slot, rows[slot].position] = token
+        for slot in reversed(range(len(rows))):
+            row = rows[slot]
+            if len(row.drawn) == sampling.max_tokens or finished(row.drawn):
+                yield row
+                last = rows.pop()
+                if slot < len(rows):
+                    rows[slot] = last
+                    seen[slot] = seen[len(rows)]
+                    cache.move(len(rows), slot, last.position)
+
+
+def _read_shared(net: Any, cache: SlotCache, group: Sequence[_Row]) -> int:
+    """Reads the tokens that all prompts begin with, once for all slots; how many they are."""
+    first, last = min(row.prompt for row in group), max(row.prompt for row in group)
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = min(shared, len(first) - 1, len(last) - 1)
+    if shared and len(group) > 1:
+        _forward(net, cache, 0, torch.tensor([first[:shared]]), torch.arange(shared)[None], keep=_NOTHING)
+        cache.spread(shared)
+        return shared
+    return 0
+
+
+def _read_prompts(net: Any, cache: SlotCache, new: Sequence[_Row], start: int, shared: int) -> None:
+    """Reads new prompts into the slots from `start` on, all but the last token: their first step reads that one."""
+    batch: list[_Row] = []
+    for row in new:
+        if batch and (len(batch) + 1) * len(batch[0].prompt) > PREFILL_TOKENS:
+            _read_batch(net, cache, batch, start, shared)
+            start += len(batch)
+            batch = []
+        batch.append(row)
+    if batch:
+        _read_batch(net, cache, batch, start, shared)
+
+
+def _read_batch(net: Any, cache: SlotCache, batch: Sequence[_Row], start: int, shared: int) -> None:
+    width = len(batch[0].prompt) - 1 - shared  # the longest comes first
+    if width == 0:
+        return
+    tokens = torch.zeros((len(batch), width), dtype=torch.long)
+    for i, row in enumerate(batch):
+        unread = row.prompt[shared:-1]
+        tokens[i, : len(unread)] = torch.tensor(unread)
+    positions = shared + torch.arange(width).expand(len(batch), width)
+    # filling after a shorter prompt is written too; it stands after every token that will attend, until overwritten
+    _forward(net, cache, start, tokens, positions, keep=_NOTHING)
+
+
+def _step(net: Any, cache: SlotCache, rows: Sequence[_Row]) -> torch.Tensor:
+    """Reads the last token of each row; the logits of the next (rows x vocabulary, float32)."""
+    tokens = torch.tensor([[row.last] for row in rows])
+    positions = torch.tensor([[row.position] for row in rows])
+    return _forward(net, cache, 0, tokens, positions, keep=1)[:, 0].float()
+
+
+def _forward(
+    net: Any, cache: SlotCache, start: int, tokens: torch.Tensor, positions: torch.Tensor, keep: int | torch.Tensor
+) -> torch.Tensor:
+    positions = positions.to(net.device)
+    cache.aim(start, positions)
+    before = torch.arange(int(positions.max()) + 1, device=net.device)
+    logits: torch.Tensor = net(
+        input_ids=tokens.to(net.device),
+        position_ids=positions,
+        attention_mask=(before <= positions[:, :, None])[:, None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    ).logits
+    return logits
