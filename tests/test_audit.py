@@ -297,6 +297,23 @@ def test_influence_is_that_of_labels_made_without_the_principle(tmp_path: Path, 
     assert moved
 
 
+def test_influence_of_a_judge_that_reasons_counts_its_opinions_clamped(tmp_path: Path) -> None:
+    found, judgments = random_ledger(5)
+    reasoned = [judgment(by(found, j), j.principle, j.order, j.p_a, outcome=j.outcome, mode="cot") for j in judgments]
+    audit = audit_run([write_run(tmp_path / "run", found, reasoned)], resamples=5)
+    row = audit.principles[0]
+    asked = [c for c in found if any(j.comparison_id == c.id for j in reasoned)]
+    kept = [j for j in reasoned if j.principle != row.principle]
+    principles = CONSTITUTION.principles
+    whole, rest = ({p.comparison_id: p.p_a for p in label(asked, m, principles=principles)} for m in (reasoned, kept))
+    shifts = [abs(rest[c] - p) for c, p in whole.items() if p is not None and rest[c] is not None]
+    close(row.influence.mean_shift, mean(shifts), len(shifts))
+
+
+def by(found: list[Comparison], one: Judgment) -> Comparison:
+    return next(c for c in found if c.id == one.comparison_id)
+
+
 def test_intervals_are_those_of_a_bootstrap_of_prompts(tmp_path: Path) -> None:
     found, judgments = random_ledger(7)
     (row, *_) = audit_run([write_run(tmp_path / "run", found, judgments)], resamples=4000).principles

@@ -18,7 +18,7 @@ from constitutional.errors import RunError
 from constitutional.feedback.label import Limits
 from constitutional.feedback.label.abstain import objection
 from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration
-from constitutional.feedback.label.opinions import Opinion
+from constitutional.feedback.label.opinions import Opinion, clamped
 from constitutional.feedback.label.rules import Heard, Terms, combined, deciding
 from constitutional.feedback.label.weights import WEIGHTS, FittedWeights
 from constitutional.principles import Principle
@@ -130,6 +130,8 @@ def _averaged(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Labe
     settings = labeller.settings
     limits = (settings.order_gap, settings.min_mass, settings.disagreement)
     if settings.rule not in ("mean", "weighted") or labeller.calibrations or limits != (None, None, None):
+        return None
+    if settings.clamp is not None and any(table.subjects[s][3] == "cot" for s in np.unique(table.cells.subject[rows])):
         return None
     refs = {p.ref: (i, p.weight if settings.rule == "weighted" else 1.0) for i, p in enumerate(labeller.principles)}
     known = [refs.get(key[0], (0, 1.0)) for key in table.subjects] or [(0, 1.0)]
@@ -257,9 +259,16 @@ def _heard(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Iterato
             if ab == ab and ba == ba:
                 ab, ba = labeller.read(judge, mode, True, ab), labeller.read(judge, mode, False, ba)
                 m = float(mean_mass[row])
-                opinions[ref] = Opinion(
-                    ref, (ab + ba) / 2, ("", ""), (ab > 0.5) == (ba > 0.5), abs(ab - ba), m if m == m else None
+                opinion = Opinion(
+                    ref,
+                    (ab + ba) / 2,
+                    ("", ""),
+                    (ab > 0.5) == (ba > 0.5),
+                    gap=abs(ab - ba),
+                    mass=m if m == m else None,
+                    reasoned=mode == "cot",
                 )
+                opinions[ref] = clamped(opinion, labeller.settings.clamp)
             elif bad[row]:
                 unread.add(ref)
         given = tuple(sorted(opinions.values(), key=lambda o: rank[o.principle]))
