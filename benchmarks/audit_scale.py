@@ -1,4 +1,4 @@
-"""Seconds and memory of a full audit of synthetic runs of 0.1 to 1 million judgments, and of writing their ledgers.
+"""Seconds and memory of a full audit of synthetic runs of 0.1, 0.3 and 1 million judgments, and of their ledgers.
 
     python benchmarks/audit_scale.py [--millions 0.1 0.3 1] [--keep FOLDER]
 
@@ -109,13 +109,15 @@ def make(folder: Path, judgments: int) -> tuple[int, float]:
         write_atomic(folder / "current.json", json.dumps(current))
         rows = ledger.count()
     labels = [
-        {"comparison_id": c.id, "preferred": rng.choice("ab"), "source": "people"} for c in comparisons if i_fifth(c)
+        {"comparison_id": c.id, "preferred": rng.choice("ab"), "source": "people"}
+        for c in comparisons
+        if one_in_five(c)
     ]
     write_atomic(folder / "labels.jsonl", "".join(json.dumps(row) + "\n" for row in labels))
     return rows, spent
 
 
-def i_fifth(comparison: Comparison) -> bool:
+def one_in_five(comparison: Comparison) -> bool:
     return int(comparison.id[:4], 16) % 5 == 0
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from constitutional.cli.authoring import AsJson
+
+if TYPE_CHECKING:
+    from constitutional.feedback.judging.ways import Judge
+    from constitutional.pipeline.jury import Juror
+    from constitutional.principles import Constitution
+    from constitutional.settings import Recipe
 
 _DEFAULT = "runs"
 
@@ -71,6 +78,97 @@ def runs_command(
         print_audit(found, console())
     for path in written:
         typer.echo(f"wrote {path}", err=True)
+
+
+@audit.command("diff")
+def diff_command(
+    constitution: Annotated[str, typer.Option("--constitution", help="The new one: a file, or a packaged name.")],
+    run: Annotated[Path, typer.Option("--run", help="The run folder whose comparisons are judged again.")],
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="The run's judge, where its recipe's spec does not open from here.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="Keep the new judgments here; RUN.diff.sqlite beside the run.")
+    ] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it costs, and ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Judge without asking first.")] = False,
+    as_json: AsJson = False,
+    resamples: Draws = 1000,
+    seed: Seed = 0,
+    display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
+) -> None:
+    """Judge a run's comparisons again under the principles a new constitution changes, and say what that changes.
+
+    Principles are the same by id, changed by digest. The run is left as it is; a call that was interrupted goes on
+    where it stopped. Of a principle that is code its check answers: it is imported, which executes its code.
+    """
+    from constitutional.audit.current import open_view
+    from constitutional.audit.measures.changes import compare_versions, judge_anew, plan
+    from constitutional.audit.measures.changes_terminal import cost_line, diff_lines
+    from constitutional.cli.testing import open_own_ledger
+    from constitutional.constitution import load_composed
+    from constitutional.constitution.code import open_checks
+    from constitutional.display import open_display
+    from constitutional.settings import Recipe
+    from constitutional.templates import load_pack
+
+    with open_view(run) as view:
+        recipe, composed = Recipe.model_validate(view.recipe), load_composed(constitution)
+        new = composed.constitution
+        juror = _juror(recipe, new, judge)
+        pack = load_pack(recipe.templates or new.template_pack).with_few_shots(new.few_shots)
+        where = ledger or run.resolve().with_name(f"{run.resolve().name}.diff.sqlite")
+        checks, model = open_checks(composed), juror.identity(recipe.dtype)
+        with open_own_ledger(where) as kept:
+            assert kept is not None
+            made = plan(view, new, pack=pack, checks=checks, judge_model=model, way=juror.way, known=kept.lookup)
+            typer.echo(cost_line(made.cost), err=True)
+            if estimate:
+                return
+            if made.cost.to_ask and not yes:
+                _confirm()
+            if made.cost.to_ask:
+                with open_display(display) as shown:
+                    shown.stage("judge")
+                    judge_anew(made, _opened(juror.spec, recipe.dtype), kept, shown.progress)
+            found = compare_versions(made, kept, resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+    else:
+        typer.echo("\n".join(diff_lines(found)))
+
+
+def _juror(recipe: Recipe, constitution: Constitution, spec: str | None) -> Juror:
+    """The judge whose word makes the run's labels, asked as it was; maybe opened from another place."""
+    from constitutional.pipeline.jury import jury
+
+    feedback = recipe.policy if recipe.feedback == "self" else recipe.feedback
+    own = {None: feedback, "self": recipe.policy}.get(recipe.judge, recipe.judge) or feedback
+    judging = [p for p in constitution.principles if "judge" in p.phases]
+    requests = tuple(p.comparison_request for p in judging if p.comparison_request)
+    found = jury(recipe, own, lambda given: given, requests)[0]
+    return found if spec is None else replace(found, spec=spec)
+
+
+def _opened(spec: str, dtype: str) -> Judge:
+    from constitutional.backends import open_backend
+    from constitutional.pipeline.jury import MODEL
+
+    if not spec.startswith(MODEL):
+        return open_backend(spec, dtype=dtype)
+    from constitutional.training.scorer import PreferenceModel
+
+    return PreferenceModel(spec.removeprefix(MODEL))
+
+
+def _confirm() -> None:
+    import sys
+
+    from constitutional.errors import ConfigError
+
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is here to ask: give --yes to judge, or --estimate to see the cost alone")
+    typer.confirm("judge?", abort=True, err=True)
 
 
 def console() -> Any:

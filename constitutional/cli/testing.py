@@ -76,7 +76,7 @@ def test(
             raise ConfigError("--wordings compares wordings: it takes neither --min-accuracy nor --cross")
         compared = contests(loaded, candidates(loaded, wordings))
     checks = {} if compared is not None else open_checks(composed)
-    with _open_ledger(ledger) as kept, open_display(display) as shown:
+    with open_own_ledger(ledger) as kept, open_display(display) as shown:
         shown.stage("judge")
         asking = Asking(
             open_backend(judge),
@@ -129,7 +129,7 @@ def coverage(
 
 
 @contextmanager
-def _open_ledger(path: Path | None) -> Iterator[Ledger | None]:
+def open_own_ledger(path: Path | None) -> Iterator[Ledger | None]:
     """The ledger, held by this process alone; None when there is none. A run's own is never written to."""
     if path is None:
         yield None

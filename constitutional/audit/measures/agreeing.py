@@ -160,5 +160,5 @@ def _sources(table: Table, rows: Numbers) -> dict[str, int]:
     said = table.corpus.labels.said
     for row in rows.tolist():
         number, principle = numbers[int(table.cells.comparison[row])], table.subjects[int(table.cells.subject[row])][0]
-        counts.update(said.get((number, principle)) or said.get((number, None)) or {})
+        counts.update(list(said.get((number, principle)) or said.get((number, None)) or {}))
     return dict(sorted(counts.items()))

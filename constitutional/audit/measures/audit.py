@@ -176,7 +176,7 @@ def _panels(table: Table, bootstrap: Bootstrap) -> list[Panel]:
     found = []
     for judge, mode, template in keys or ([("", "check", "")] if checks else []):
         own = [s for s, key in enumerate(table.subjects) if key[2:] == (judge, mode, template)]
-        subjects = sorted({*own, *checks}, key=lambda s: table.subjects[s])
+        subjects = [s for s in _order(table.corpus, table.subjects) if s in own or s in checks]
         rows = np.flatnonzero(np.isin(table.cells.subject, own or checks))
         zero = np.zeros(len(rows), dtype=np.int64)
         subjects = _newest(table, subjects)

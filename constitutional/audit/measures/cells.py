@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.columns import OUTCOMES, Judgments, SubjectKey
@@ -32,12 +33,12 @@ class Cells:
     def __len__(self) -> int:
         return len(self.subject)
 
-    @property
+    @cached_property
     def p(self) -> NDArray[np.float64]:
         """The opinion: the mean over both orders; NaN where one is missing."""
         return (self.p_ab + self.p_ba) / 2
 
-    @property
+    @cached_property
     def side(self) -> NDArray[np.int64]:
         """1 for a, -1 for b, 0 for neither: p of one half, or no opinion."""
         import numpy as np
@@ -45,7 +46,7 @@ class Cells:
         p = np.nan_to_num(self.p, nan=0.5)
         return (p > 0.5).astype(np.int64) - (p < 0.5)
 
-    @property
+    @cached_property
     def consistent(self) -> NDArray[np.bool_]:
         """Both orders prefer the same answer; false where there is no opinion."""
         import numpy as np

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ EARLIER = "earlier"
 
 JUDGED_BY = {"sample": "judge"}
 """The step that judges what another step made; elsewhere it is the same step."""
+
+LABELS = "labels.jsonl"
+"""Labels that a step keeps: JSON lines of `{comparison_id, preferred, source}`."""
 
 _FILES = ("labelled.jsonl", "comparisons.jsonl", "data.jsonl")
 ATTRIBUTES = ("run", "step", "origin", "kind", "source", "split", "a_model", "b_model")
@@ -85,13 +88,31 @@ def load_corpus(runs: Sequence[Path], labels: Sequence[Path] = ()) -> Corpus:
                 )
             )
     for view, name in zip(corpus.views, names, strict=True):
-        _read_comparisons(corpus, view, name)
-        given = view.step("sample")
-        if given is not None and any(given.manifest.counts.get(f"label_{side}") for side in ("a", "b", "tie")):
-            corpus.labels.read_file(given.folder / "labels.jsonl", corpus.reader.comparisons.numbers)
+        _read_steps(corpus, view, name)
     for file in labels:
         corpus.labels.read_file(file, corpus.reader.comparisons.numbers)
     return corpus
+
+
+def corpus_of(view: RunView, beside: Iterable[str]) -> Corpus:
+    """The corpus of one open run with more judgments beside its own, as canonical JSON. Raises as `load_corpus`."""
+    corpus = Corpus(views=[view])
+    if view.ledger is not None:
+        corpus.reader.read(view.ledger.payloads(), str(view.ledger.path))
+    corpus.reader.read(beside, "judgments beside the run")
+    _read_steps(corpus, view, view.path.resolve().name)
+    return corpus
+
+
+def _read_steps(corpus: Corpus, view: RunView, run: str) -> None:
+    _read_comparisons(corpus, view, run)
+    for name in view.folders:
+        result = view.step(name)
+        if result is None or LABELS not in result.manifest.outputs:
+            continue
+        path = result.folder / LABELS
+        if path.stat().st_size:  # pairs without a label are no fault
+            corpus.labels.read_file(path, corpus.reader.comparisons.numbers)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constitutional.audit.current import RunView
@@ -11,10 +14,11 @@ from constitutional.audit.measures.columns import FAILED, OUTCOMES
 from constitutional.audit.measures.records import Influence, LabelRule
 from constitutional.audit.measures.resample import Bootstrap, estimate, sums_by
 from constitutional.audit.measures.table import Table
+from constitutional.errors import RunError
 from constitutional.feedback.label import Limits
 from constitutional.feedback.label.abstain import objection
 from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration
-from constitutional.feedback.label.opinions import Opinion
+from constitutional.feedback.label.opinions import Opinion, clamped
 from constitutional.feedback.label.rules import Heard, Terms, combined, deciding
 from constitutional.feedback.label.weights import WEIGHTS, FittedWeights
 from constitutional.principles import Principle
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAME = 1e-9
+_ID = re.compile(rb'"id":"([0-9a-f]{16})"')
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Labelling:
 
 
 @dataclass(frozen=True)
-class _Labeller:
+class Labeller:
+    """A run's label rule, and what was fitted for it."""
+
     settings: LabelSettings
     principles: tuple[Principle, ...]
     seed: int
@@ -50,6 +57,7 @@ class _Labeller:
     calibrations: Mapping[str, Calibration]
 
     def terms(self, without: str | None) -> Terms:
+        """What the rule goes by, maybe without one principle."""
         kept = [p for p in self.principles if p.ref != without]
         return Terms(kept, self.settings.margin, self.seed, self.settings.veto, self.weights)
 
@@ -81,10 +89,18 @@ def labelling(table: Table) -> Labelling | str:
     rules = {(Recipe.model_validate(v.recipe).label, v.constitution.digest) for v in views}
     if len(rules) > 1:
         return "the runs label by different rules or constitutions: influence is measured run by run"
-    rows = _judged(table)
-    labeller = _labeller(views[0])
-    rows = rows[np.isin(table.cells.subject[rows], _taking_part(table, labeller))]
+    labeller = labeller_of(views[0])
+    rows = judged_rows(table)
+    return labels_made(table, rows[np.isin(table.cells.subject[rows], _taking_part(table, labeller))], labeller)
+
+
+def labels_made(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Labelling:
+    """The labels of the comparisons of some rows, from these rows alone; no two of a comparison of one principle."""
+    import numpy as np
+
     rows = rows[np.argsort(table.cells.comparison[rows], kind="stable")]
+    if (averaged := _averaged(table, rows, labeller)) is not None:
+        return averaged
     whole, without = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     labels: dict[int, float] = {}
     terms = {ref: labeller.terms(ref) for ref in (None, *(p.ref for p in labeller.principles))}
@@ -104,6 +120,39 @@ def labelling(table: Table) -> Labelling | str:
     return Labelling(_rule(table, labeller, labels), rows, whole, without)
 
 
+def _averaged(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Labelling | None:
+    """The labels of a plain (weighted) mean, all at once; None where the rule is another one.
+
+    Nor where a principle has two opinions on a comparison, or a label may abstain for what its opinions are like.
+    """
+    import numpy as np
+
+    settings = labeller.settings
+    limits = (settings.order_gap, settings.min_mass, settings.disagreement)
+    if settings.rule not in ("mean", "weighted") or labeller.calibrations or limits != (None, None, None):
+        return None
+    if settings.clamp is not None and any(table.subjects[s][3] == "cot" for s in np.unique(table.cells.subject[rows])):
+        return None
+    refs = {p.ref: (i, p.weight if settings.rule == "weighted" else 1.0) for i, p in enumerate(labeller.principles)}
+    known = [refs.get(key[0], (0, 1.0)) for key in table.subjects] or [(0, 1.0)]
+    subject, p = table.cells.subject[rows], table.cells.p[rows]
+    given = np.isfinite(p)
+    comparison, place = np.unique(table.cells.comparison[rows], return_inverse=True)
+    which = np.array([i for i, _ in known])[subject]
+    if len(np.unique((place * len(refs) + which)[given])) < given.sum():
+        return None
+    share = np.where(given, np.array([w for _, w in known])[subject], 0.0)
+    product = share * np.where(given, p, 0.0)
+    total, weight = (np.bincount(place, values, len(comparison)) for values in (product, share))
+    count = np.bincount(place, given, len(comparison))
+    whole = np.divide(total, weight, out=np.full(len(total), np.nan), where=count > 0)
+    others = count[place] - given
+    without = np.divide(total[place] - product, weight[place] - share, out=np.full(len(p), np.nan), where=others > 0)
+    without = np.where(given, without.round(12), whole[place])  # what is left of one half is one half
+    labels = dict(zip(comparison.tolist(), whole.tolist(), strict=True))
+    return Labelling(_rule(table, labeller, labels), rows, whole[place], without)
+
+
 def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstrap) -> list[Influence | None]:
     """The influence of each subject that any label could rest on."""
     import numpy as np
@@ -111,39 +160,30 @@ def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstra
     _, first = np.unique(table.cells.comparison[made.rows], return_index=True)
     labelled = np.isfinite(made.whole[first])
     label_prompt = table.prompt[made.rows[first[labelled]]]
-    found: list[Influence | None] = []
     subject = table.cells.subject[made.rows]
-    heard_all = np.isfinite(table.cells.p[made.rows])
-    for s in range(subjects):
+    given = np.isfinite(table.cells.p[made.rows])
+    n_labels, prompts = len(label_prompt), len(np.unique(label_prompt))
+    groups, counts = [], []
+    takes_part = [s for s in range(subjects) if (subject == s).any()]
+    for s in takes_part:
         mine = np.flatnonzero((subject == s) & np.isfinite(made.whole))
-        if not (subject == s).any():
-            found.append(None)
-            continue
         whole, without = made.whole[mine], made.without[mine]
         stays = np.isfinite(without)
         flips = stays & ((whole >= 0.5) != (without >= 0.5))
         shift = np.where(stays, np.abs(whole - np.nan_to_num(without)), 0.0)
-        n_labels, n_mine = len(label_prompt), len(mine)
         columns = [
-            np.concatenate([np.ones(n_labels), np.zeros(n_mine)]),
+            np.concatenate([np.ones(n_labels), np.zeros(len(mine))]),
             *(np.concatenate([np.zeros(n_labels), c.astype(np.float64)]) for c in (flips, ~stays, shift)),
         ]
         prompt = np.concatenate([label_prompt, table.prompt[made.rows[mine]]])
-        (group,) = sums_by(prompt, np.zeros(len(prompt), dtype=np.int64), 1, columns)
-        (draws,) = bootstrap.replicate([group], _shares)
-        values = _shares(group.total)[0] if n_labels else [float("nan")] * 3
-        prompts = len(np.unique(label_prompt))
-        counted = (n_labels, n_labels, n_labels - int((~stays).sum()))
-        estimates = [estimate(float(v), counted[k], prompts, draws[:, k]) for k, v in enumerate(values)]
-        found.append(
-            Influence(
-                labels=n_labels,
-                heard=int(heard_all[mine].sum()),
-                flips=estimates[0],
-                lost=estimates[1],
-                mean_shift=estimates[2],
-            )
-        )
+        groups += sums_by(prompt, np.zeros(len(prompt), dtype=np.int64), 1, columns)
+        counts.append((int(given[mine].sum()), n_labels, n_labels, n_labels - int((~stays).sum())))
+    found: list[Influence | None] = [None] * subjects
+    draws = bootstrap.replicate(groups, _shares)
+    for s, group, drawn, (heard, *counted) in zip(takes_part, groups, draws, counts, strict=True):
+        values = _shares(group.total)[0]
+        made_of = [estimate(float(v), counted[k], prompts, drawn[:, k]) for k, v in enumerate(values)]
+        found[s] = Influence(labels=n_labels, heard=heard, flips=made_of[0], lost=made_of[1], mean_shift=made_of[2])
     return found
 
 
@@ -155,22 +195,36 @@ def _shares(t: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.stack([t[:, 1] / t[:, 0], t[:, 2] / t[:, 0], t[:, 3] / (t[:, 0] - t[:, 2])], axis=1)
 
 
-def _judged(table: Table) -> NDArray[np.int64]:
+def judged_rows(table: Table) -> NDArray[np.int64]:
     """The rows with a judgment of the judge step of any run."""
     import numpy as np
 
     ids: list[int] = []
     for view in table.corpus.views:
         if (result := view.step("judge")) is not None:
-            ids += [int(str(row["id"]), 16) for _, row in read_rows(result.folder / "data.jsonl")]
+            ids += _ids(result.folder / "data.jsonl")
     judged = np.isin(table.judgments.id, np.array(ids, dtype=np.uint64))
     return np.unique(table.cells.of[judged])
 
 
-def _labeller(view: RunView) -> _Labeller:
+def _ids(path: Path) -> Iterator[int]:
+    """The ids of a step's judgments. Canonical JSON has the id before any text, and quotes in texts are escaped."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                found = _ID.search(line)
+                if found is None:
+                    raise RunError(f"{path}:{number}: damaged line: no judgment")
+                yield int(found[1], 16)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def labeller_of(view: RunView) -> Labeller:
+    """How a run labels."""
     recipe = Recipe.model_validate(view.recipe)
     weights = view.figures("label", WEIGHTS, FittedWeights)
-    return _Labeller(
+    return Labeller(
         recipe.label,
         tuple(p for p in view.constitution.principles if "judge" in p.phases),
         recipe.seed,
@@ -179,12 +233,12 @@ def _labeller(view: RunView) -> _Labeller:
     )
 
 
-def _taking_part(table: Table, labeller: _Labeller) -> list[int]:
+def _taking_part(table: Table, labeller: Labeller) -> list[int]:
     refs = {p.ref for p in labeller.principles}
     return [s for s, key in enumerate(table.subjects) if key[0] in refs]
 
 
-def _heard(table: Table, rows: NDArray[np.int64], labeller: _Labeller) -> Iterator[tuple[int, int, Heard]]:
+def _heard(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Iterator[tuple[int, int, Heard]]:
     """What was heard of each comparison, with the place of its first row and of the first after it."""
     import numpy as np
 
@@ -196,7 +250,7 @@ def _heard(table: Table, rows: NDArray[np.int64], labeller: _Labeller) -> Iterat
     mean_mass = np.divide(mass, masses, out=np.full(len(mass), np.nan), where=masses > 0)
     comparison = table.cells.comparison[rows]
     starts = np.flatnonzero(np.diff(comparison, prepend=-1)).tolist()
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+    for start, stop in pairwise([*starts, len(rows)]):
         opinions: dict[str, Opinion] = {}
         unread: set[str] = set()
         for row in rows[start:stop].tolist():
@@ -205,16 +259,23 @@ def _heard(table: Table, rows: NDArray[np.int64], labeller: _Labeller) -> Iterat
             if ab == ab and ba == ba:
                 ab, ba = labeller.read(judge, mode, True, ab), labeller.read(judge, mode, False, ba)
                 m = float(mean_mass[row])
-                opinions[ref] = Opinion(
-                    ref, (ab + ba) / 2, ("", ""), (ab > 0.5) == (ba > 0.5), abs(ab - ba), m if m == m else None
+                opinion = Opinion(
+                    ref,
+                    (ab + ba) / 2,
+                    ("", ""),
+                    (ab > 0.5) == (ba > 0.5),
+                    gap=abs(ab - ba),
+                    mass=m if m == m else None,
+                    reasoned=mode == "cot",
                 )
+                opinions[ref] = clamped(opinion, labeller.settings.clamp)
             elif bad[row]:
                 unread.add(ref)
         given = tuple(sorted(opinions.values(), key=lambda o: rank[o.principle]))
         yield start, stop, Heard(name_of[int(comparison[start])], given, unread - opinions.keys(), "")
 
 
-def _rule(table: Table, labeller: _Labeller, labels: Mapping[int, float]) -> LabelRule:
+def _rule(table: Table, labeller: Labeller, labels: Mapping[int, float]) -> LabelRule:
     stored: dict[str, float | None] = {}
     for view in table.corpus.views:
         if (result := view.step("label")) is not None:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 _BLOCK = 8_000_000  # draws held at a time: 64 MB
+_KEPT = 50_000_000
+"""Draws that are kept (100 MB) rather than made again for every table; a prompt is drawn less than 65,536 times."""
+
+_WIDE = 16_000_000
+"""Sums that are held side by side: 128 MB."""
+
 _FLAT = 1e-12
 
 
@@ -64,9 +70,21 @@ class Bootstrap:
 
     def __init__(self, prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.prompts, self.resamples, self.seed = prompts, resamples, seed
+        self._kept: list[NDArray[np.uint16]] | None = [] if prompts * resamples <= _KEPT else None
 
     def _draws(self) -> Iterator[Array]:
         """How often each prompt was drawn: blocks of [draws, prompts]."""
+        import numpy as np
+
+        if self._kept is None:
+            yield from self._drawn()
+            return
+        if not self._kept:
+            self._kept = [block.astype(np.uint16) for block in self._drawn()]
+        for block in self._kept:
+            yield block.astype(np.float64)
+
+    def _drawn(self) -> Iterator[Array]:
         import numpy as np
 
         rng = np.random.default_rng(self.seed)
@@ -83,11 +101,45 @@ class Bootstrap:
         import numpy as np
 
         found: list[list[Array]] = [[] for _ in groups]
-        for weights in self._draws() if groups else ():
-            for group, rows in zip(groups, found, strict=True):
-                whole = len(group.prompts) == weights.shape[1]
-                rows.append(statistic((weights if whole else weights[:, group.prompts]) @ group.values))
+        dense, sparse = self._batches(groups)
+        for members in dense:
+            wide = self._side_by_side([groups[i] for i in members])
+            ends = np.cumsum([groups[i].values.shape[1] for i in members]).tolist()
+            for weights in self._draws():  # one product, so that the draws are read once
+                for i, totals in zip(members, np.hsplit(weights @ wide, ends[:-1]), strict=True):
+                    found[i].append(statistic(totals))
+        for weights in self._draws() if sparse else ():
+            for i in sparse:
+                found[i].append(statistic(weights[:, groups[i].prompts] @ groups[i].values))
         return [np.concatenate(rows) for rows in found]
+
+    def _batches(self, groups: Sequence[Sums]) -> tuple[list[list[int]], list[int]]:
+        """Groups on a quarter of the prompts or more, up to `_WIDE` numbers together; and the others."""
+        dense: list[list[int]] = []
+        sparse: list[int] = []
+        columns = 0
+        for i, group in enumerate(groups):
+            size = group.values.shape[1]
+            if 4 * len(group.prompts) < self.prompts:
+                sparse.append(i)
+                continue
+            if not dense or (columns + size) * self.prompts > _WIDE:
+                dense.append([])
+                columns = 0
+            dense[-1].append(i)
+            columns += size
+        return dense, sparse
+
+    def _side_by_side(self, groups: Sequence[Sums]) -> Array:
+        import numpy as np
+
+        wide = np.zeros((self.prompts, sum(group.values.shape[1] for group in groups)))
+        start = 0
+        for group in groups:
+            end = start + group.values.shape[1]
+            wide[group.prompts, start:end] = group.values
+            start = end
+        return wide
 
 
 def interval(draws: Array, value: float, prompts: int, low: float, high: float) -> Interval | None:
