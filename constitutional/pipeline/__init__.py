@@ -131,7 +131,7 @@ def run_recipe(
 def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     """Raises what a run would run into: missing steps, models or held-out prompts. Opens no model."""
     steps = chosen_steps(inputs.recipe, until)
-    check_steps(steps)
+    check_steps(steps, human_preferences=bool(inputs.recipe.pm.human))
     check_sources(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)

@@ -29,15 +29,15 @@ TRAINING = ("sft", "pm", "rl")
 JUDGING = ("gate", "judge", "evaluate")
 
 
-def check_steps(steps: Sequence[str]) -> None:
-    """Every step finds what it reads.
+def check_steps(steps: Sequence[str], *, human_preferences: bool = False) -> None:
+    """Every step finds what it reads. `human_preferences`: the preference model can do without labels of the run.
 
     Raises:
         ConfigError: naming the step and what it needs.
     """
     for step in steps:
         for needed in NEEDS.get(step, ()):
-            if needed not in steps:
+            if needed not in steps and not (step == "pm" and human_preferences):
                 raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
 
 
@@ -45,13 +45,15 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
     """Comparisons that a setting adds find what they are made of, and a principle to ask them under.
 
     Raises:
-        ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
-            without a principle for the judge that applies to every pair.
+        ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, `pm.conditioned`
+            without judgments, or `gate.human` without a principle for the judge that applies to every pair.
     """
     if inputs.recipe.sample.revisions and "sample" in steps and "revise" not in steps:
         raise ConfigError("stages: sample.revisions needs 'revise', which is left out")
     if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
         raise ConfigError("stages: pm.contrast needs 'helpful', which is left out")
+    if inputs.recipe.pm.conditioned and "pm" in steps and "judge" not in steps:
+        raise ConfigError("stages: pm.conditioned needs 'judge' and 'label', whose principles it learns from")
     if inputs.recipe.gate.human is not None and "gate" in steps and not inputs.asked_of_pairs:
         raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
 
