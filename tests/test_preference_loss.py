@@ -136,13 +136,8 @@ def test_at_certainty_and_weight_one_it_is_trls_own_loss(tiny, tmp_path, margin,
     rows = [row.model_copy(update={"probability": 1.0}) for row in planted(8)]
     pairs = pairs_of(tiny, rows, margin)
     ours = batch_of(SoftRewardTrainer, tiny, tmp_path, pairs, centre)
-    theirs = batch_of(
-        RewardTrainer,
-        tiny,
-        tmp_path,
-        [{k: v for k, v in p.items() if k not in (COLUMN, WEIGHT)} for p in pairs],
-        centre,
-    )
+    hard = [{k: v for k, v in pair.items() if k not in (COLUMN, WEIGHT)} for pair in pairs]
+    theirs = batch_of(RewardTrainer, tiny, tmp_path, hard, centre)
     assert torch.equal(ours[3]["input_ids"], theirs[3]["input_ids"])
     assert float(ours[0]) == pytest.approx(float(theirs[0]), abs=1e-6)
     assert torch.allclose(ours[1], theirs[1], atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the preference model is trained and measured on: the run's labels, people's preferences, principles' opinions."""
+"""What the preference model is trained and measured on: the run's labels, people's preferences, opinions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ _NO_ANSWER = frozenset({"empty_chosen", "empty_rejected", "same_answers", "promp
 """Flags of human pairs that have no right answer to find."""
 
 
+@dataclass(frozen=True)
+class HumanComparison:
+    """A pair people compared (`a` is preferred), the data set it is of, and why it cannot be used."""
+
+    dataset: str
+    weight: float
+    comparison: Comparison
+    flag: str | None
+
+
 @dataclass
 class PreferenceRows:
     """Rows by what they are for, and the records of this step that they cite."""
@@ -34,11 +44,11 @@ class PreferenceRows:
     failures: list[Failure] = field(default_factory=list)
 
 
-def human_comparisons(ctx: Context) -> list[tuple[str, float, Comparison, str | None]]:
-    """The pairs people compared: data set, weight, the pair (`a` is preferred), and why it cannot be used; each once."""
+def human_comparisons(ctx: Context) -> list[HumanComparison]:
+    """The pairs people compared, each once; data sets that are only measured come first."""
     found = []
     seen: set[str] = set()
-    for source in ctx.recipe.pm.human:
+    for source in sorted(ctx.recipe.pm.human, key=lambda source: source.weight > 0):
         path = str(resolve_path(ctx.recipe_file, source.path))
         name = Path(path).name if Path(path).exists() else source.path
         for pair in load_pairs(path, source.limit):
@@ -52,7 +62,7 @@ def human_comparisons(ctx: Context) -> list[tuple[str, float, Comparison, str | 
             if comparison.id not in seen:
                 seen.add(comparison.id)
                 flag = next((f for f in pair.flags if f in _NO_ANSWER), None)
-                found.append((name, source.weight, comparison, flag))
+                found.append(HumanComparison(name, source.weight, comparison, flag))
     return found
 
 
@@ -67,9 +77,7 @@ def conditions(ctx: Context) -> list[Condition]:
     return [*named, *([Condition(principle="overall", text=OVERALL)] if overall else [])]
 
 
-def preference_rows(
-    ctx: Context, done: Done, human: Iterable[tuple[str, float, Comparison, str | None]]
-) -> PreferenceRows:
+def preference_rows(ctx: Context, done: Done, human: Sequence[HumanComparison]) -> PreferenceRows:
     """Rows for training and for measuring; all comparisons of one conversation land on the same side.
 
     Raises:
@@ -126,9 +134,8 @@ def _label_rows(
                 judgment_ids=opinion.judgment_ids,
                 principles=(opinion.principle,),
             )
-            own.append(
-                (preference, _row(comparison, preference, "ai", settings.ai_weight, texts.get(opinion.principle)))
-            )
+            text = texts.get(opinion.principle)
+            own.append((preference, _row(comparison, preference, "ai", settings.ai_weight, text)))
         if settings.conditioned:
             trained = [row for _, row in own] or [_row(comparison, label, source, settings.ai_weight, OVERALL)]
         else:
@@ -145,37 +152,33 @@ def _label_rows(
 def _human_rows(
     ctx: Context,
     rows: PreferenceRows,
-    human: Iterable[tuple[str, float, Comparison, str | None]],
+    human: Sequence[HumanComparison],
     sides: dict[str, bool],
 ) -> None:
     settings = ctx.recipe.pm
-    usable = []
-    for name, weight, comparison, flag in human:
-        if flag is None:
-            usable.append((name, weight, comparison))
-            rows.comparisons.append(comparison)
-        else:
-            rows.failures.append(Failure(item_id=comparison.id, stage="pm", kind=f"human_{flag}", message=name))
-    # what is only measured comes first, so that no later data set trains on its conversations
-    for name in sorted(
-        dict.fromkeys(name for name, _, _ in usable), key=lambda n: any(w for o, w, _ in usable if o == n)
-    ):
-        own = [(weight, c) for other, weight, c in usable if other == name]
-        fresh = {c.prompt_id for _, c in own if c.prompt_id not in sides}
-        measured = _lowest(fresh, settings.heldout) if own[0][0] else fresh
+    for item in human:
+        if item.flag is not None:
+            failed = Failure(item_id=item.comparison.id, stage="pm", kind=f"human_{item.flag}", message=item.dataset)
+            rows.failures.append(failed)
+    usable = [item for item in human if item.flag is None]
+    for name in dict.fromkeys(item.dataset for item in usable):
+        own = [item for item in usable if item.dataset == name]
+        fresh = {item.comparison.prompt_id for item in own if item.comparison.prompt_id not in sides}
+        measured = _lowest(fresh, settings.heldout if own[0].weight else 1)
+        # in this order no later data set trains on a conversation that an earlier one is measured on
         sides.update({prompt_id: prompt_id in measured for prompt_id in fresh})
-        for weight, comparison in own:
-            held = sides[comparison.prompt_id]
-            if not held and not weight:
+        for item in own:
+            comparison, held = item.comparison, sides[item.comparison.prompt_id]
+            if not held and not item.weight:
                 message = f"{name}: its conversation is trained on"
-                rows.failures.append(
-                    Failure(item_id=comparison.id, stage="pm", kind="human_trained_on", message=message)
-                )
+                failed = Failure(item_id=comparison.id, stage="pm", kind="human_trained_on", message=message)
+                rows.failures.append(failed)
                 continue
             preference = Preference(comparison_id=comparison.id, p_a=1.0, rule="human", judgment_ids=(), principles=())
             text = OVERALL if settings.conditioned else None
-            row = _row(comparison, preference, "human", weight, text, dataset=name)
+            row = _row(comparison, preference, "human", item.weight, text, dataset=name)
             (rows.heldout if held else rows.train).append(row)
+            rows.comparisons.append(comparison)
             rows.preferences.append(preference)
 
 

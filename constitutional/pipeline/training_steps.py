@@ -86,7 +86,7 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "settings": settings.model_dump(mode="json"),
             "seed": ctx.recipe.seed,
-            **({"human": short_digest([c.id for _, _, c, _ in human])} if human else {}),
+            **({"human": short_digest([item.comparison.id for item in human])} if human else {}),
             **({"conditions": [[c.principle, c.text] for c in asked]} if asked else {}),
         },
         {name: done[name] for name in ("label", "sft") if name in done},

@@ -33,7 +33,7 @@ def tokenised_pairs(
             message = f"{longest} tokens, more than max_length {max_length}"
             failures.append(Failure(item_id=row.preference_id, stage="pm", kind="too_long", message=message))
             continue
-        pair = {
+        pair: Pair = {
             "chosen_ids": chosen,
             "rejected_ids": rejected,
             COLUMN: row.probability,

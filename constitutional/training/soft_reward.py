@@ -41,7 +41,7 @@ class SoftRewardTrainer(RewardTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        known = self._signature_columns
+        known: list[str] = self._signature_columns  # type: ignore[has-type]
         self._signature_columns = [*known, *(c for c in (COLUMN, WEIGHT, "margin") if c not in known)]
 
     def compute_loss(
