@@ -120,7 +120,7 @@ def _comparison(ix: Index, comparison: Comparison) -> TraceNode:
     facts += [("model of a", comparison.a_model or "none"), ("model of b", comparison.b_model or "none")]
     facts += seed_facts(a=comparison.a_seed, b=comparison.b_seed)
     children: list[TraceNode] = []
-    if comparison.origin == "example":
+    if comparison.origin in ("example", "human"):  # of no prompt of the run
         facts.append(("conversation", dialogue_text(comparison.messages)))
     else:
         children.append(prompt_node(ix, comparison.prompt_id, comparison.messages))
