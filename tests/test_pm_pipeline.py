@@ -105,7 +105,7 @@ def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path,
     for sets, message in (
         (("stages=[pm]",), "'pm' needs 'label'"),
         (("stages=[pm]", "pm={conditioned: true, human: [{path: pairs.jsonl}]}"), "pm.conditioned needs 'judge'"),
-        (("stages=[pm]", "pm={ensemble: {members: 1}}"), "pm.ensemble.members"),
+        (("stages=[pm]", "pm={ensemble: {members: 1}}"), "should be greater than or equal to 2"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(recipe, tmp_path / "run", *SETS, *sets)

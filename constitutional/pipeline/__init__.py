@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from constitutional.audit.current import CHECKS_SUFFIX
+from constitutional.audit.model_card import write_cards
 from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
 from constitutional.checks import coded_digest
@@ -124,6 +125,7 @@ def run_recipe(
             write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
             raise
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
+        write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.prompts, MODEL_NAMES)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
 
