@@ -1,6 +1,7 @@
 """Model cards: every figure is the run's own, nothing that is missing is made up, hostile text stays text."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def test_figures_are_those_of_the_result_files(run: Path) -> None:
     assert "accuracy 0.72 [" in found["pm"] and "of 40, calibration error 0.062" in found["pm"]
     assert "reward -0.250 at the first step, 0.750 at the last; KL 0.0125" not in found["pm"]
     assert "reward -0.250 at the first step, 0.750 at the last" in found["rl-cai"]
+    assert "accuracy 0.75 [" in found["pm"] and "<script" in found["pm"]  # of a human file with a hostile name
+    spans = [line for line in found["pm"].splitlines() if "<script" in line]
+    assert all(re.match(r"- (`+).*<script.*\1:", line) for line in spans)
     assert "36 rollouts (1 empty)" in found["rl-cai"]
     assert "## Judge and gate" in found["pm"] and "## Judge and gate" not in found["sl-cai"]
     assert "held-out prompts" in found["rl-cai"] and "complied" in found["rl-cai"]
@@ -61,10 +65,9 @@ def test_a_run_that_is_not_done_has_cards_of_what_there_is(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["`", "a ``` b", "<script>", "x\n\n# Title", "\u202e|[a](b)", "", "a`"])
 def test_a_value_cannot_leave_its_code_span(text: str) -> None:
     span = _code(text)
-    fence = span[: len(span) - len(span.lstrip("`"))]
-    inside = span[len(fence) : -len(fence)]
-    assert span.endswith(fence) and "\n" not in span and "\u202e" not in span
-    assert fence not in inside.replace(fence + "`", "")  # no run as long as the fence
+    runs = [len(run) for run in re.findall("`+", span)]
+    assert runs[0] == runs[-1] > max(runs[1:-1], default=0) and span.startswith("`") and span.endswith("`")
+    assert "\n" not in span and "\u202e" not in span and len(runs) >= 2
 
 
 def test_a_damaged_run_gives_no_card(run: Path, tmp_path: Path) -> None:
