@@ -83,7 +83,7 @@ def pm_result(rows: int) -> PreferenceModelResult:
         train_loss=0.69,
         heldout=Agreement(n=40, correct=29, accuracy=29 / 40, interval=wilson(29, 40), calibration_error=0.0625),
         model=PM,
-        by_source=(NamedAgreement(name=f"human:{HOSTILE}", agreement=_agreement(4, 3)),),
+        by_source=(NamedAgreement(name="human:<script>`|.jsonl", agreement=_agreement(4, 3)),),
         by_principle=(NamedAgreement(name="kind@1.0.0", agreement=_agreement(0, 0)),),
     )
 

@@ -8,7 +8,7 @@ from tiny_scorer import save_tiny_scorer
 
 from constitutional.errors import ConfigError
 from constitutional.records import assistant, user
-from constitutional.training.pm_folder import PRINCIPLES, Condition, Conditions, under
+from constitutional.training.pm_folder import PRINCIPLES, Condition, Conditions, under, weights_identity
 from constitutional.training.preference_model import train_preference_model
 from constitutional.training.scorer import PreferenceModel
 
@@ -67,7 +67,7 @@ def test_weights_and_principles_change_when_it_scores(trained):
     assert model.score(DIALOGUES)[0] > model.score(DIALOGUES)[1]  # good over bad
     turned = PreferenceModel(folder, conditions=[GOOD.model_copy(update={"weight": 0.01}), BAD])
     assert turned.score(DIALOGUES)[0] < turned.score(DIALOGUES)[1]
-    assert turned.model.startswith(f"{model.model}-under-")
+    assert turned.model != model.model == weights_identity(turned.model) == weights_identity(model.model)
     one = PreferenceModel(folder, conditions=[Condition(principle="new@1.0.0", text="take a pin?")])
     assert one.score(DIALOGUES) == [row[0] for row in one.score_under(DIALOGUES, ["take a pin?"])]
 

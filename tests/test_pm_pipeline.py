@@ -10,7 +10,7 @@ from tiny_model import save_tiny_model
 
 from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
-from constitutional.errors import ConfigError
+from constitutional.errors import ConfigError, DataError
 from constitutional.pipeline import RunOutcome
 from constitutional.records import Comparison, Judgment, Preference, digest
 from constitutional.runs import StageResult
@@ -40,6 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     human += [{"prompt": "Prompt red 0", "chosen": "fine", "rejected": "bad"}]  # a conversation of the run
     human += [{"prompt": "Human same", "chosen": "same", "rejected": "same"}]
     (folder / "in" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in human))
+    (folder / "in" / "broken.jsonl").write_text('{"prompt": "Human", "chosen": "yes"}\n')
     measured = [{"prompt": f"Human {i}", "chosen": f"yes {i}!", "rejected": f"no {i}!"} for i in range(4)]
     (folder / "in" / "measured.jsonl").write_text("".join(json.dumps(row) + "\n" for row in measured))
     return path
@@ -105,9 +106,12 @@ def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path,
     for sets, message in (
         (("stages=[pm]",), "'pm' needs 'label'"),
         (("stages=[pm]", "pm={conditioned: true, human: [{path: pairs.jsonl}]}"), "pm.conditioned needs 'judge'"),
+        (("stages=[pm]", "pm={human: [{path: pairs.jsonl}, {path: pairs.jsonl}]}"), "two data sets are called"),
+        (("stages=[pm]", "pm={human: [{path: pears.jsonl}]}"), "pears.jsonl: no such file"),
+        (("stages=[pm]", "pm={human: [{path: pairs.jsonl}, {path: broken.jsonl}]}"), "broken.jsonl:1: 'rejected' must"),
         (("stages=[pm]", "pm={ensemble: {members: 1}}"), "should be greater than or equal to 2"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises((ConfigError, DataError), match=message):
             run(recipe, tmp_path / "run", *SETS, *sets)
     assert not (tmp_path / "run" / "stages").exists()
 

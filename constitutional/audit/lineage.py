@@ -32,6 +32,7 @@ from constitutional.evaluation.checked import CheckScore
 from constitutional.feedback.gate import Labelled
 from constitutional.records import Answer, Comparison, Judgment, Preference, Prompt, Revision, RevisionRound
 from constitutional.runs import StageResult
+from constitutional.training.pm_folder import weights_identity
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RewardRow, SftRow
 
 
@@ -228,7 +229,7 @@ def _reward_row(ix: Index, row: RewardRow, row_id: str) -> TraceNode:
     facts.append(("preference model", row.preference_model))
     trained = ix.view.figures("pm", "result.json", PreferenceModelResult)
     if trained is not None:
-        same = trained.model == row.preference_model
+        same = trained.model == weights_identity(row.preference_model)
         facts += check(same, f"scored by {row.preference_model}, but the run's preference model is {trained.model}")
     children = (prompt_node(ix, row.prompt_id), step_node(ix, "rl"))
     title = f"reward {score} at step {row.step}"

@@ -30,6 +30,7 @@ from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sa
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.preflight import (
     check_constitution,
+    check_human_preferences,
     check_ledger,
     check_models,
     check_prompts,
@@ -135,6 +136,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     steps = chosen_steps(inputs.recipe, until)
     check_steps(steps, human_preferences=bool(inputs.recipe.pm.human))
     check_sources(inputs, steps)
+    check_human_preferences(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
 

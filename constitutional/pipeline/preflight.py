@@ -7,11 +7,13 @@ from pathlib import Path
 
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
+from constitutional.config import resolve_path
 from constitutional.constitution.diff import diff, summary
 from constitutional.errors import ConfigError, DataError, LedgerError, RunError
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
 from constitutional.principles import Constitution
+from constitutional.prompts import load_pairs
 from constitutional.records import user
 from constitutional.runs import StageResult
 
@@ -56,6 +58,23 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         raise ConfigError("stages: pm.conditioned needs 'judge' and 'label', whose principles it learns from")
     if inputs.recipe.gate.human is not None and "gate" in steps and not inputs.asked_of_pairs:
         raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
+
+
+def check_human_preferences(inputs: Inputs, steps: Sequence[str]) -> None:
+    """Files of human preferences are there and read as such; data sets on the hub are looked at when they are used.
+
+    Raises:
+        ConfigError: two of them have one name, by which figures are told.
+        DataError: a file that is missing, empty or of another form.
+    """
+    names = []
+    for source in inputs.recipe.pm.human if "pm" in steps else ():
+        path = resolve_path(inputs.recipe_file, source.path)
+        if path.suffix in (".jsonl", ".json", ".gz"):
+            load_pairs(str(path), 1)
+        if path.name in names:
+            raise ConfigError(f"pm.human: two data sets are called '{path.name}': rename one")
+        names.append(path.name)
 
 
 def check_models(inputs: Inputs, steps: Sequence[str]) -> None:

@@ -14,13 +14,14 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from constitutional.errors import ConfigError
-from constitutional.records import Dialogue, Record, assistant, user
+from constitutional.records import Dialogue, Record, assistant, short_digest, user
 
 Rule = Literal["mean", "min", "lower"]
 Read = TypeVar("Read", bound=Record)
 
 ENSEMBLE = "ensemble.json"
 PRINCIPLES = "principles.json"
+_UNDER = "-under-"
 
 OVERALL = "Which answer is better?"
 """Stands for a principle's text where a label was given under none: by people, or by where the answers come from."""
@@ -103,6 +104,16 @@ def under(dialogue: Dialogue, text: str | None) -> Dialogue:
 def answered(messages: Dialogue, answer: str, text: str | None = None) -> Dialogue:
     """A conversation with an answer to it and, for a conditioned model, the text of a principle."""
     return under((*messages, assistant(answer)), text)
+
+
+def asked_otherwise(identity: str, principles: Sequence[Condition]) -> str:
+    """The identity of a conditioned model that scores under other principles or weights than it was saved with."""
+    return f"{identity}{_UNDER}{short_digest([c.model_dump(mode='json') for c in principles])}"
+
+
+def weights_identity(identity: str) -> str:
+    """The identity of the model itself, whatever principles it scored under."""
+    return identity.partition(_UNDER)[0]
 
 
 def combine(scores: Sequence[Sequence[float]], ensemble: Ensemble) -> list[float]:

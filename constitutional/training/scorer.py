@@ -16,6 +16,7 @@ from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Dialogue, short_digest
 from constitutional.training.pm_folder import (
     Condition,
+    asked_otherwise,
     combine,
     member_folders,
     read_conditions,
@@ -71,7 +72,7 @@ class PreferenceModel:
         self.model = f"pm-{_identity(folder)}" + ("" if dtype == "float32" else f"-{dtype}")
         """Identity: the digest of the weights (of an ensemble, with its rule), whatever folder they lie in."""
         if self.conditions != own:
-            self.model += f"-under-{short_digest([c.model_dump(mode='json') for c in self.conditions])}"
+            self.model = asked_otherwise(self.model, self.conditions)
 
     def score(self, dialogues: Sequence[Dialogue]) -> list[float]:
         """One score a dialogue, in order; each ends with the assistant message that is judged.
