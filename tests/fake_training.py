@@ -10,6 +10,7 @@ from constitutional.records import Answer, Comparison, Failure, Preference, Prom
 from constitutional.statistics import wilson
 from constitutional.training.rows import (
     Agreement,
+    NamedAgreement,
     PreferenceModelResult,
     PreferenceRow,
     RewardRow,
@@ -82,7 +83,15 @@ def pm_result(rows: int) -> PreferenceModelResult:
         train_loss=0.69,
         heldout=Agreement(n=40, correct=29, accuracy=29 / 40, interval=wilson(29, 40), calibration_error=0.0625),
         model=PM,
+        by_source=(NamedAgreement(name="human:<script>`|.jsonl", agreement=_agreement(4, 3)),),
+        by_principle=(NamedAgreement(name="kind@1.0.0", agreement=_agreement(0, 0)),),
     )
+
+
+def _agreement(n: int, correct: int) -> Agreement:
+    share = correct / n if n else None
+    error = 0.25 if n else None
+    return Agreement(n=n, correct=correct, accuracy=share, interval=wilson(correct, n), calibration_error=error)
 
 
 def reward_rows(prompts: Sequence[Prompt]) -> list[RewardRow]:

@@ -12,6 +12,7 @@ from trl import RewardConfig, RewardTrainer
 from constitutional.errors import BackendError, ConfigError, TrainingError
 from constitutional.records import assistant, user
 from constitutional.training import preference_model as module
+from constitutional.training.agreement import agreement_by
 from constitutional.training.preference_model import agreement, tokenised_pairs, train_preference_model
 from constitutional.training.rows import PreferenceRow
 from constitutional.training.scorer import PreferenceModel, weights_digest
@@ -260,6 +261,51 @@ def test_agreement_by_hand():
     assert agreement([1e4, -1e4], [0.9, 0.9]).n == 2
 
 
+def test_agreement_in_parts_is_that_of_each_part():
+    names, margins, labels = ["b", "a", "b", "a", "c"], [2.0, -1.0, 0.5, 3.0, 1.0], [0.9, 0.8, 1.0, 0.7, 0.5]
+    found = agreement_by(names, margins, labels)
+    assert [part.name for part in found] == ["a", "b", "c"]
+    assert found[0].agreement == agreement([-1.0, 3.0], [0.8, 0.7])
+    assert found[1].agreement == agreement([2.0, 0.5], [0.9, 1.0])
+    assert (found[2].agreement.n, found[2].agreement.accuracy) == (0, None)
+    assert agreement_by([], [], []) == ()
+
+
+def test_figures_by_source_and_principle_are_those_of_the_saved_scores(trained, tiny, tmp_path):
+    pytest.importorskip("peft")
+    held = planted(8, seed=1)
+    held = [*held[:4], *(row.model_copy(update={"source": "human", "dataset": "people.jsonl"}) for row in held[4:])]
+    turned = [row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen}) for row in held[:2]]
+    opinions = [*held[:3], *(row.model_copy(update={"principles": ("other@2.0.0",)}) for row in turned)]
+    result = train_preference_model(
+        planted(16), held, model=tiny, output=tmp_path / "pm", seed=0, opinions=opinions, trl=FAST, lora={"r": 4}
+    )
+    saved = PreferenceModel(tmp_path / "pm")
+
+    def margins(rows):
+        sides = [(*row.messages, assistant(text)) for row in rows for text in (row.chosen, row.rejected)]
+        scores = saved.score(sides)
+        return [scores[i] - scores[i + 1] for i in range(0, len(scores), 2)]
+
+    parts = {part.name: part.agreement for part in (*result.by_source, *result.by_principle)}
+    expected = {"ai": held[:4], "human:people.jsonl": held[4:], "kind@1.0.0": held[:3], "other@2.0.0": opinions[3:]}
+    assert set(parts) == set(expected)
+    for name, rows in expected.items():
+        again = agreement(margins(rows), [row.probability for row in rows])
+        assert (parts[name].n, parts[name].correct) == (again.n, again.correct)
+        assert parts[name].calibration_error == pytest.approx(again.calibration_error, abs=1e-5)
+    assert parts["other@2.0.0"].correct == 2 - parts["kind@1.0.0"].correct + (margins(held[2:3])[0] > 0)
+
+
 def test_a_row_must_be_turned_so_that_chosen_is_likelier():
     with pytest.raises(ValidationError):
         PreferenceRow.model_validate({**planted(1)[0].model_dump(), "probability": 0.4})
+
+
+def test_rows_that_use_no_later_field_are_written_as_before():
+    row = planted(1)[0]
+    assert set(row.model_dump(mode="json")) == {
+        *("messages", "chosen", "rejected", "probability", "preference_id", "comparison_id", "source", "principles")
+    }
+    human = row.model_copy(update={"source": "human", "weight": 2.0, "dataset": "people.jsonl"})
+    assert PreferenceRow.model_validate_json(human.to_json()) == human and human.origin == "human:people.jsonl"

@@ -17,7 +17,12 @@ def render_evaluation(run_folder: Path) -> str:
     if result is None:
         return ""
     evaluation = Evaluation.model_validate_json((result.folder / "evaluation.json").read_bytes())
-    return "\n".join([*_rates(evaluation), "", *_changes(evaluation), "", *_wins(evaluation), *_checks(evaluation)])
+    return "\n".join(evaluation_lines(evaluation))
+
+
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
+    """The table's lines."""
+    return [*_rates(evaluation), "", *_changes(evaluation), "", *_wins(evaluation), *_checks(evaluation)]
 
 
 def _rates(evaluation: Evaluation) -> list[str]:

@@ -49,6 +49,8 @@ _FILES: tuple[tuple[str, str, type[Record]], ...] = (
     ("label", "comparisons.jsonl", Comparison),
     ("label", "data.jsonl", Preference),
     ("sft", "rows.jsonl", SftRow),
+    ("pm", "comparisons.jsonl", Comparison),
+    ("pm", "preferences.jsonl", Preference),
     ("pm", "rows.jsonl", PreferenceRow),
     ("pm", "heldout.jsonl", PreferenceRow),
     ("rl", "rewards.jsonl", RewardRow),

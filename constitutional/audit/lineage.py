@@ -41,6 +41,7 @@ from constitutional.records import (
     RevisionRound,
 )
 from constitutional.runs import StageResult
+from constitutional.training.pm_folder import weights_identity
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RewardRow, SftRow
 
 
@@ -131,7 +132,7 @@ def _comparison(ix: Index, comparison: Comparison) -> TraceNode:
     facts += [("model of a", comparison.a_model or "none"), ("model of b", comparison.b_model or "none")]
     facts += seed_facts(a=comparison.a_seed, b=comparison.b_seed)
     children: list[TraceNode] = []
-    if comparison.origin == "example":
+    if comparison.origin in ("example", "human"):  # of no prompt of the run
         facts.append(("conversation", dialogue_text(comparison.messages)))
     else:
         children.append(prompt_node(ix, comparison.prompt_id, comparison.messages))
@@ -249,7 +250,7 @@ def _reward_row(ix: Index, row: RewardRow, row_id: str) -> TraceNode:
     facts.append(("preference model", row.preference_model))
     trained = ix.view.figures("pm", "result.json", PreferenceModelResult)
     if trained is not None:
-        same = trained.model == row.preference_model
+        same = trained.model == weights_identity(row.preference_model)
         facts += check(same, f"scored by {row.preference_model}, but the run's preference model is {trained.model}")
     same_prompt, behind = judgments_behind(ix, row)
     children = (

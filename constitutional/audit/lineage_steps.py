@@ -22,6 +22,7 @@ from constitutional.feedback.label.weights import WEIGHTS, FittedWeights, weight
 from constitutional.few_shots import Kind
 from constitutional.records import Comparison, Preference, Record
 from constitutional.runs import StageResult
+from constitutional.training.pm_folder import weights_identity
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RewardRow, RlResult, SftResult, SftRow
 
 _REQUESTS = {
@@ -147,7 +148,7 @@ def _outcome(ix: Index, name: str) -> list[Fact]:
         return [("preference model", pm.model), ("trained on", f"{pm.rows} rows"), ("held-out accuracy", accuracy)]
     if name == "rl" and (rl := view.figures("rl", "result.json", RlResult)):
         trained = view.figures("pm", "result.json", PreferenceModelResult)
-        same = trained is None or trained.model == rl.preference_model
+        same = trained is None or trained.model == weights_identity(rl.preference_model)
         facts = [("preference model", rl.preference_model), ("steps", str(rl.steps))]
         return facts + check(same, "rewarded by another preference model than the run's")
     if name == "label":

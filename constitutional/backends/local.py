@@ -24,6 +24,7 @@ from constitutional.backends.tokens import (
     first_line,
     load_tokenizer,
 )
+from constitutional.backends.tree_mask import attends_fully, tree_mask
 from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Completion, Dialogue, Sampling
@@ -68,7 +69,7 @@ class LocalBackend:
             compute_in_float32(self._net)
         self.context = context_of(self._net.config)
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
-        self._tree_nodes = TREE_NODES if _attends_fully(self._net.config) else 0
+        self._tree_nodes = TREE_NODES if attends_fully(self._net.config) else 0
         self.model = model
         self._stop_ids = _stop_ids(self._net, self.tokenizer)
 
@@ -148,15 +149,7 @@ class LocalBackend:
         return [float(v) for v in (logits[rows, tokens].float() - normaliser[rows]).tolist()]
 
     def _tree_mask(self, pack: Pack) -> torch.Tensor | None:
-        if self._tree_nodes == 0:
-            return None
-        size = len(pack.tokens)
-        mask = torch.zeros((size, size), dtype=torch.bool)
-        for node, parent in enumerate(pack.parent):
-            if parent >= 0:
-                mask[node] = mask[parent]
-            mask[node, node] = True
-        return mask[None, None].to(self.device)
+        return tree_mask(pack.parent).to(self.device) if self._tree_nodes else None
 
     def _check_room(self, needed: int) -> None:
         if needed > self.context:
@@ -175,12 +168,6 @@ def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"{name}: cannot load the model: {first_line(error)}") from error
     return net.eval()
-
-
-def _attends_fully(config: Any) -> bool:
-    """Whether every layer attends to all earlier tokens; older families name a window but no kinds of layers."""
-    kinds = getattr(config, "layer_types", None)
-    return set(kinds) == {"full_attention"} if kinds else getattr(config, "sliding_window", None) is None
 
 
 def _stop_ids(net: Any, tokenizer: Any) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from constitutional.audit.current import CHECKS_SUFFIX
+from constitutional.audit.model_card import write_cards
 from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
 from constitutional.checks import coded_digest
@@ -30,6 +31,7 @@ from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sa
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.preflight import (
     check_constitution,
+    check_human_preferences,
     check_label,
     check_ledger,
     check_models,
@@ -126,6 +128,7 @@ def run_recipe(
             write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
             raise
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
+        write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, MODEL_NAMES)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
 
@@ -133,9 +136,10 @@ def run_recipe(
 def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     """Raises what a run would run into: missing steps, models or held-out prompts. Opens no model."""
     steps = chosen_steps(inputs.recipe, until)
-    check_steps(steps)
+    check_steps(steps, human_preferences=bool(inputs.recipe.pm.human))
     check_sources(inputs, steps)
     check_label(inputs, steps)
+    check_human_preferences(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
 

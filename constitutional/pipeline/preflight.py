@@ -7,6 +7,7 @@ from pathlib import Path
 
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
+from constitutional.config import resolve_path
 from constitutional.constitution.diff import diff, summary
 from constitutional.errors import ConfigError, DataError, LedgerError, RunError, nearest
 from constitutional.feedback.contrast import contrasting
@@ -14,6 +15,7 @@ from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
 from constitutional.principles import Constitution
+from constitutional.prompts import load_pairs
 from constitutional.records import user
 from constitutional.runs import StageResult
 
@@ -31,15 +33,15 @@ TRAINING = ("sft", "pm", "rl")
 JUDGING = ("gate", "judge", "evaluate")
 
 
-def check_steps(steps: Sequence[str]) -> None:
-    """Every step finds what it reads.
+def check_steps(steps: Sequence[str], *, human_preferences: bool = False) -> None:
+    """Every step finds what it reads. `human_preferences`: the preference model can do without labels of the run.
 
     Raises:
         ConfigError: naming the step and what it needs.
     """
     for step in steps:
         for needed in NEEDS.get(step, ()):
-            if needed not in steps:
+            if needed not in steps and not (step == "pm" and human_preferences):
                 raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
 
 
@@ -47,8 +49,8 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
     """Comparisons that a setting adds find what they are made of, and a principle to ask them under.
 
     Raises:
-        ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
-            without a principle for the judge that applies to every pair.
+        ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, `pm.conditioned`
+            without judgments, or `gate.human` without a principle for the judge that applies to every pair.
     """
     labels_revisions = not inputs.recipe.sample.contrast or inputs.recipe.pm.contrast
     if labels_revisions and "label" in steps and "revise" not in steps:
@@ -66,6 +68,8 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         raise ConfigError("stages: sample.revisions needs 'revise', which is left out")
     if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
         raise ConfigError("stages: pm.contrast needs 'helpful', which is left out")
+    if inputs.recipe.pm.conditioned and "pm" in steps and "judge" not in steps:
+        raise ConfigError("stages: pm.conditioned needs 'judge' and 'label', whose principles it learns from")
     if inputs.recipe.gate.human is not None and "gate" in steps and not inputs.asked_of_pairs:
         raise ConfigError("gate.human: there is no principle to put to the judge that applies to every pair")
 
@@ -90,6 +94,23 @@ def check_label(inputs: Inputs, steps: Sequence[str]) -> None:
             raise ConfigError(
                 f"label.veto: no principle '{name}' to judge under{nearest(name, (p.id for p in judging))}"
             )
+
+
+def check_human_preferences(inputs: Inputs, steps: Sequence[str]) -> None:
+    """Files of human preferences are there and read as such; data sets on the hub are looked at when they are used.
+
+    Raises:
+        ConfigError: two of them have one name, by which figures are told.
+        DataError: a file that is missing, empty or of another form.
+    """
+    names = []
+    for source in inputs.recipe.pm.human if "pm" in steps else ():
+        path = resolve_path(inputs.recipe_file, source.path)
+        if path.suffix in (".jsonl", ".json", ".gz"):
+            load_pairs(str(path), 1)
+        if path.name in names:
+            raise ConfigError(f"pm.human: two data sets are called '{path.name}': rename one")
+        names.append(path.name)
 
 
 def check_models(inputs: Inputs, steps: Sequence[str]) -> None:

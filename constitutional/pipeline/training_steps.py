@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
-from constitutional.records import Answer, Comparison, Preference, Prompt, Record, Revision, seed_for
+from constitutional.pipeline.preference_rows import conditions, human_comparisons, preference_rows
+from constitutional.records import Answer, Prompt, Record, Revision, seed_for, short_digest
 from constitutional.runs import StageResult, write_atomic
-from constitutional.training.rows import PreferenceRow, RewardRow, SftRow
+from constitutional.training.rows import RewardRow, SftRow
 
 
 def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -77,66 +77,48 @@ def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> 
 
 
 def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Soft labels → preference model, started from SL-CAI (rows.jsonl, heldout.jsonl, pm/)."""
-    inputs = {"label": done["label"], **({"sft": done["sft"]} if "sft" in done else {})}
+    """Soft labels, people's preferences → preference model, started from SL-CAI (rows.jsonl, heldout.jsonl, pm/)."""
+    settings, human = ctx.recipe.pm, human_comparisons(ctx)
+    asked = conditions(ctx) if settings.conditioned else []
     stage = ctx.folder.stage(
         number,
         "pm",
-        {"settings": ctx.recipe.pm.model_dump(mode="json"), "seed": ctx.recipe.seed},
-        inputs,
+        {
+            "settings": settings.model_dump(mode="json"),
+            "seed": ctx.recipe.seed,
+            **({"human": short_digest([item.comparison.id for item in human])} if human else {}),
+            **({"conditions": [[c.principle, c.text] for c in asked]} if asked else {}),
+        },
+        {name: done[name] for name in ("label", "sft") if name in done},
     )
     if (finished := stage.result()) is not None:
         return finished
-    train, heldout = preference_rows(ctx, done)
-    _write_rows(stage.folder / "rows.jsonl", train)
-    _write_rows(stage.folder / "heldout.jsonl", heldout)
-    from constitutional.training.preference_model import train_preference_model
+    rows = preference_rows(ctx, done, human)
+    files: dict[str, Sequence[Record]] = {"rows.jsonl": rows.train, "heldout.jsonl": rows.heldout}
+    cited: dict[str, Sequence[Record]] = {"comparisons.jsonl": rows.comparisons, "preferences.jsonl": rows.preferences}
+    files |= {name: records for name, records in cited.items() if records}
+    for name, records in files.items():
+        _write_rows(stage.folder / name, records)
+    from constitutional.training.preference_model import Committee, train_preference_model
 
     result = train_preference_model(
-        train,
-        heldout,
+        rows.train,
+        rows.heldout,
         model=_weights_of(ctx.trained(done, "sft")),
         output=stage.folder / MODEL_NAMES["pm"],
         seed=ctx.recipe.seed,
-        trl=ctx.recipe.pm.trl,
+        opinions=rows.opinions,
+        conditions=asked,
+        margin=settings.margin,
+        committee=Committee(**settings.ensemble.model_dump()) if settings.ensemble else None,
+        trl=settings.trl,
+        lora=settings.lora.model_dump() if settings.lora else None,
         on_log=_logger(ctx, "pm"),
     )
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
-    counts = {"rows": result.rows, "heldout": len(heldout)}
-    outputs = ["rows.jsonl", "heldout.jsonl", "result.json", MODEL_NAMES["pm"]]
-    return stage.finish(counts, outputs=outputs, failed=result.failures)
-
-
-def preference_rows(ctx: Context, done: Done) -> tuple[list[PreferenceRow], list[PreferenceRow]]:
-    """Rows for training and for measuring; all comparisons of one prompt land on the same side."""
-    preferences = done["label"].records(Preference)
-    text = (done["label"].folder / "comparisons.jsonl").read_text("utf-8")
-    comparisons = {c.id: c for c in map(Comparison.model_validate_json, text.split("\n")[:-1])}
-    labelled = [p for p in preferences if p.p_a is not None]
-    # the prompts of lowest id are held out: a draw by content, and never none of them
-    prompts = sorted({comparisons[p.comparison_id].prompt_id for p in labelled})
-    measured = set(prompts[: math.ceil(ctx.recipe.pm.heldout * len(prompts))])
-    train, heldout = list[PreferenceRow](), list[PreferenceRow]()
-    for preference in labelled:
-        comparison = comparisons[preference.comparison_id]
-        p_a = preference.p_a or 0.0
-        chosen, rejected = (comparison.a, comparison.b) if preference.a_chosen else (comparison.b, comparison.a)
-        row = PreferenceRow(
-            messages=comparison.messages,
-            chosen=chosen,
-            rejected=rejected,
-            probability=max(p_a, 1 - p_a),
-            preference_id=preference.id,
-            comparison_id=comparison.id,
-            source="ai" if preference.judgment_ids else "provenance",
-            principles=preference.principles,
-        )
-        (heldout if comparison.prompt_id in measured else train).append(row)
-    if not train or not heldout:
-        raise TrainingError(
-            f"pm: {len(train)} labelled comparisons to train on and {len(heldout)} held out; both need at least one"
-        )
-    return train, heldout
+    counts = {"rows": result.rows, "heldout": len(rows.heldout)}
+    outputs = [*files, "result.json", MODEL_NAMES["pm"]]
+    return stage.finish(counts, outputs=outputs, failed=[*rows.failures, *result.failures])
 
 
 def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -147,6 +129,7 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(kind)
     prompts = _interleaved(*kinds)
     draw = ctx.sampling("policy", temperature=ctx.recipe.sample.temperature)
+    asked = conditions(ctx) if ctx.recipe.pm.conditioned else []  # as the constitution weighs them now
     stage = ctx.folder.stage(
         number,
         "rl",
@@ -155,6 +138,7 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
             "settings": settings.model_dump(mode="json"),
             "temperature": draw.temperature,
             "seed": ctx.recipe.seed,
+            **({"conditions": [c.model_dump(mode="json") for c in asked]} if asked else {}),
         },
         {"pm": done["pm"], **({"sft": done["sft"]} if "sft" in done else {})},
     )
@@ -167,6 +151,7 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         prompts,
         policy=_weights_of(ctx.trained(done, "sft")),
         preference_model=done["pm"].folder / MODEL_NAMES["pm"],
+        conditions=asked,
         output=stage.folder / MODEL_NAMES["rl"],
         algorithm=settings.algorithm,
         steps=settings.steps,

@@ -1,9 +1,10 @@
-"""The preference model on soft labels (Bai et al. 2022, section 4.1; soft Bradley-Terry loss)."""
+"""The preference model on soft labels (Bai et al. 2022, section 4.1; soft Bradley-Terry loss), one or an ensemble."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,28 @@ from datasets import Dataset
 from trl import RewardConfig
 
 from constitutional.errors import TrainingError
-from constitutional.records import Failure, assistant
-from constitutional.statistics import expected_calibration_error, wilson
+from constitutional.records import seed_for
+from constitutional.training.agreement import agreement, agreement_by
 from constitutional.training.folders import save_merged
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
-from constitutional.training.rows import Agreement, PreferenceModelResult, PreferenceRow
+from constitutional.training.pairs import Pair, bootstrap, tokenised_pairs
+from constitutional.training.pm_folder import (
+    ENSEMBLE,
+    PRINCIPLES,
+    Condition,
+    Conditions,
+    Ensemble,
+    Rule,
+)
+from constitutional.training.rows import MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
 from constitutional.training.session import bare_model, train, training_session
-from constitutional.training.soft_reward import COLUMN, SoftRewardTrainer
-from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
+from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
+from constitutional.training.tokens import ControlTokens, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
 
-__all__ = ["PreferenceModelResult", "PreferenceRow", "agreement", "train_preference_model"]
+__all__ = ["Committee", "PreferenceModelResult", "PreferenceRow", "agreement", "train_preference_model"]
 
 DEFAULTS: dict[str, object] = {
     "max_length": 512,
@@ -34,6 +44,28 @@ DEFAULTS: dict[str, object] = {
     "center_rewards_coefficient": 0.01,  # keeps scores around zero; differences alone are fixed by the labels
 }
 RELOAD_TOLERANCE = 1e-4
+PROBED = 256
+"""Training pairs from which a member's mean score is taken."""
+
+
+@dataclass(frozen=True)
+class Committee:
+    """An ensemble to train: how many members, and how their scores become one (`pm_folder.combine`)."""
+
+    members: int
+    rule: Rule = "mean"
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What one model's training left."""
+
+    steps: int
+    trainable: int
+    train_loss: float
+    model: str
+    offset: float
 
 
 def train_preference_model(
@@ -43,6 +75,10 @@ def train_preference_model(
     model: str | Path,
     output: str | Path,
     seed: int,
+    opinions: Sequence[PreferenceRow] = (),
+    conditions: Sequence[Condition] = (),
+    margin: float = 0.0,
+    committee: Committee | None = None,
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
@@ -53,11 +89,15 @@ def train_preference_model(
     and must give the scores of the model that was trained.
 
     Args:
-        rows: soft-labelled comparisons.
+        rows: soft-labelled comparisons. Those with a `principle_text` are read with it behind the answer.
         heldout: comparisons that are only measured; may be empty.
         model: folder of the starting model, SL-CAI in the paper.
         output: folder to write; left as it was when training fails.
-        seed: order of rows.
+        seed: order of rows; an ensemble's members have seeds of their own, made from it.
+        opinions: held-out comparisons labelled under one principle each, to measure by principle.
+        conditions: the principles a principle-conditioned model answers under unless it is asked under others.
+        margin: log-odds by which a certain label should win; see `tokenised_pairs`.
+        committee: train an ensemble, each member on a bootstrap of the rows; one model on all of them when None.
         trl: fields of `trl.RewardConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
@@ -69,41 +109,100 @@ def train_preference_model(
     """
     tokenizer = open_tokenizer(model)
     with training_session(output) as folder:
-        args = trl_config(RewardConfig, folder, fixed={"seed": seed}, defaults=DEFAULTS, passed=trl)
-        limit = args.max_length or tokenizer.model_max_length
-        examples, failures = tokenised_pairs(rows, tokenizer, limit)
-        require_rows(len(examples), len(rows), "comparisons", limit)
-        if all(row[COLUMN] == 0.5 for row in examples):
-            raise TrainingError(f"pm: all {len(examples)} labels are exactly one half: there is nothing to learn")
+        prepare = partial(trl_config, RewardConfig, defaults=DEFAULTS, passed=trl)
+        limit = prepare(folder, fixed={"seed": seed}).max_length or tokenizer.model_max_length
+        pairs, failures = tokenised_pairs(rows, tokenizer, limit, margin=margin)
+        require_rows(len(pairs), len(rows), "comparisons", limit)
+        if all(pair[COLUMN] == 0.5 for pair in pairs):
+            raise TrainingError(f"pm: all {len(pairs)} labels are exactly one half: there is nothing to learn")
         measured, unmeasured = tokenised_pairs(heldout, tokenizer, limit)
-        watch = StepWatch(on_log)
-        trainer = SoftRewardTrainer(
-            str(model),
-            args=args,
-            train_dataset=Dataset.from_list(examples),
-            processing_class=tokenizer,
-            callbacks=[watch],
-            peft_config=lora_config(lora, "SEQ_CLS"),
-        )
-        start_undecided(trainer.model)
-        steps, weights = train(trainer)
-        live = bare_model(trainer)
-        pad = tokenizer.pad_token_id
-        probe = [ids for row in (measured or examples)[:8] for ids in (row["chosen_ids"], row["rejected_ids"])]
-        expected = score_ids(live, probe, pad=pad)
-        figures = agreement(_margins(live, measured, pad), [row[COLUMN] for row in measured])
-        save_merged(live, tokenizer, folder)
-        saved = PreferenceModel(folder)
-        _check_reload(expected, saved.score_ids(probe))
+        by_principle, _ = tokenised_pairs(opinions, tokenizer, limit)  # of comparisons that are in heldout, too
+        seeds = [seed_for(seed, "pm-member", k) % 2**31 for k in range(committee.members)] if committee else [seed]
+        trained = []
+        for k, own in enumerate(seeds):
+            part = folder / f"member-{k}" if committee else folder
+            part.mkdir(exist_ok=True)
+            trained.append(
+                _train_one(
+                    bootstrap(pairs, own) if committee else pairs,
+                    (measured or pairs)[:8],
+                    centred_on=pairs[:PROBED] if committee else [],
+                    start=model,
+                    tokenizer=tokenizer,
+                    args=prepare(part, fixed={"seed": own}),
+                    peft=lora_config(lora, "SEQ_CLS"),
+                    on_log=_as_one_run(on_log, k, len(seeds)),
+                )
+            )
+        if committee:
+            _write_ensemble(folder, committee, trained)
+        if conditions:
+            (folder / PRINCIPLES).write_text(Conditions(principles=tuple(conditions)).to_json() + "\n", "utf-8")
+        saved = PreferenceModel(folder, max_length=limit)
+        margins = _margins(saved.score_ids(_sides([*measured, *by_principle])))
+        own_margins = [_margins(scores) for scores in saved.member_scores(_sides(measured))] if committee else []
+    labels = [pair[COLUMN] for pair in measured]
+    principles = [", ".join(pair["principles"]) for pair in by_principle]
     return PreferenceModelResult(
-        rows=len(examples),
+        rows=len(pairs),
         failures=(*failures, *unmeasured),
         control_tokens=_control_tokens(tokenizer, [*rows, *heldout]),
-        steps=steps,
-        trainable_parameters=weights.trainable,
-        train_loss=watch.values("train_loss")[-1],
-        heldout=figures,
+        steps=sum(one.steps for one in trained),
+        trainable_parameters=trained[0].trainable,
+        train_loss=sum(one.train_loss for one in trained) / len(trained),
+        heldout=agreement(margins[: len(measured)], labels),
         model=saved.model,
+        by_source=agreement_by([pair["origin"] for pair in measured], margins[: len(measured)], labels),
+        by_principle=agreement_by(principles, margins[len(measured) :], [pair[COLUMN] for pair in by_principle]),
+        members=tuple(
+            MemberResult(model=one.model, seed=own, train_loss=one.train_loss, heldout=agreement(found, labels))
+            for one, own, found in zip(trained, seeds, own_margins, strict=False)
+        ),
+    )
+
+
+def _train_one(
+    pairs: Sequence[Pair],
+    probed: Sequence[Pair],
+    *,
+    centred_on: Sequence[Pair],
+    start: str | Path,
+    tokenizer: Any,
+    args: Any,
+    peft: Any,
+    on_log: OnLog | None,
+) -> _Trained:
+    """Trains one model, saves it in `args.output_dir` and opens it again; it must score `probed` as it did before.
+
+    Its offset is its mean score on `centred_on`.
+    """
+    columns = ["chosen_ids", "rejected_ids", COLUMN, *(["margin"] if "margin" in pairs[0] else [])]
+    if any(pair[WEIGHT] != 1 for pair in pairs):
+        columns.append(WEIGHT)
+    watch = StepWatch(on_log)
+    trainer = SoftRewardTrainer(
+        str(start),
+        args=args,
+        train_dataset=Dataset.from_list([{name: pair[name] for name in columns} for pair in pairs]),
+        processing_class=tokenizer,
+        callbacks=[watch],
+        peft_config=peft,
+    )
+    start_undecided(trainer.model)
+    steps, weights = train(trainer)
+    live, folder = bare_model(trainer), Path(args.output_dir)
+    probe = _sides(probed)
+    expected = score_ids(live, probe, pad=tokenizer.pad_token_id)
+    save_merged(live, tokenizer, folder)
+    saved = PreferenceModel(folder, max_length=args.max_length or tokenizer.model_max_length)
+    _check_reload(expected, saved.score_ids(probe))
+    common = saved.score_ids(_sides(centred_on))
+    return _Trained(
+        steps=steps,
+        trainable=weights.trainable,
+        train_loss=watch.values("train_loss")[-1],
+        model=saved.model,
+        offset=sum(common) / len(common) if common else 0.0,
     )
 
 
@@ -118,57 +217,35 @@ def start_undecided(network: Any) -> None:
             parameter.data.zero_()
 
 
-def tokenised_pairs(
-    rows: Sequence[PreferenceRow], tokenizer: Any, max_length: int
-) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """Rows as token ids with their soft label and provenance, and a Failure for each that is too long."""
-    examples = []
-    failures = []
-    for row in rows:
-        chosen = dialogue_ids(tokenizer, (*row.messages, assistant(row.chosen)))
-        rejected = dialogue_ids(tokenizer, (*row.messages, assistant(row.rejected)))
-        longest = max(len(chosen), len(rejected))
-        if longest > max_length:
-            message = f"{longest} tokens, more than max_length {max_length}"
-            failures.append(Failure(item_id=row.preference_id, stage="pm", kind="too_long", message=message))
-            continue
-        examples.append(
-            {
-                "chosen_ids": chosen,
-                "rejected_ids": rejected,
-                COLUMN: row.probability,
-                "preference_id": row.preference_id,
-            }
-        )
-    return examples, failures
-
-
-def agreement(margins: Sequence[float], probabilities: Sequence[float]) -> Agreement:
-    """Accuracy and calibration of margins against soft labels.
-
-    A margin of exactly zero prefers neither side and counts as wrong. Calibration is taken over both framings of each
-    row (chosen over rejected and the reverse): in the first alone every label is at least 0.5, and a model that knows
-    nothing would look miscalibrated.
-
-    Args:
-        margins: score of chosen minus score of rejected, log-odds.
-        probabilities: the labels' probability of chosen.
-    """
-    decided = [margin > 0 for margin, p in zip(margins, probabilities, strict=True) if p != 0.5]
-    predicted = [1 / (1 + math.exp(-max(-700.0, margin))) for margin in margins]
-    both = [*predicted, *(1 - p for p in predicted)]
-    labels = [*probabilities, *(1 - p for p in probabilities)]
-    return Agreement(
-        n=len(decided),
-        correct=sum(decided),
-        accuracy=sum(decided) / len(decided) if decided else None,
-        interval=wilson(sum(decided), len(decided)),
-        calibration_error=expected_calibration_error(both, labels) if both else None,
+def _write_ensemble(folder: Path, committee: Committee, trained: Sequence[_Trained]) -> None:
+    ensemble = Ensemble(
+        members=tuple(f"member-{k}" for k in range(len(trained))),
+        offsets=tuple(one.offset for one in trained),
+        rule=committee.rule,
+        spread=committee.spread,
     )
+    (folder / ENSEMBLE).write_text(ensemble.to_json() + "\n", "utf-8")
 
 
-def _margins(network: Any, rows: Sequence[dict[str, Any]], pad: int) -> list[float]:
-    scores = score_ids(network, [row[side] for row in rows for side in ("chosen_ids", "rejected_ids")], pad=pad)
+def _as_one_run(on_log: OnLog | None, member: int, members: int) -> OnLog | None:
+    """Logs of a member counted on from those before it, so that progress is that of the whole ensemble."""
+    if on_log is None or members == 1:
+        return on_log
+
+    def log(entry: dict[str, Any]) -> None:
+        step, steps = int(entry["step"]), int(entry["steps"])
+        on_log({**entry, "step": member * steps + step, "steps": members * steps, "member": member})
+
+    return log
+
+
+def _sides(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Chosen and rejected of each pair, in turn."""
+    return [pair[side] for pair in pairs for side in ("chosen_ids", "rejected_ids")]
+
+
+def _margins(scores: Sequence[float]) -> list[float]:
+    """Differences of scores that stand in the order of `_sides`."""
     return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
 
 

@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from constitutional.errors import ConfigError, TrainingError, nearest
 from constitutional.records import Failure, Prompt
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
+from constitutional.training.pm_folder import Condition
 from constitutional.training.rewards import OnReward, PreferenceModelReward
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.scorer import PreferenceModel
@@ -48,6 +49,7 @@ def train_rl(
     max_tokens: int,
     temperature: float,
     seed: int,
+    conditions: Sequence[Condition] = (),
     trl: Settings | None = None,
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
@@ -70,6 +72,8 @@ def train_rl(
         max_tokens: longest completion.
         temperature: of the policy's sampling.
         seed: of the sampling.
+        conditions: principles and weights a principle-conditioned preference model is asked under, in the place of
+            those it was saved with.
         trl: further fields of `trl.GRPOConfig` or `trl.RLOOConfig`.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
@@ -93,7 +97,7 @@ def train_rl(
         args = rl_config(algorithm, folder, rollouts=rollouts, completions=generations * prompts_per_step, passed=trl)
         kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
         require_prompts(len(kept), prompts_per_step, len(failures))
-        scorer = PreferenceModel(preference_model)
+        scorer = PreferenceModel(preference_model, conditions=conditions)
         reward = PreferenceModelReward(scorer, kept, on_reward)
         watch = StepWatch(on_log, kl_expected=kl != 0)
         trainer = TRAINERS[algorithm][1](

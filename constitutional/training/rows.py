@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from constitutional.records import Dialogue, Failure, Record
 from constitutional.statistics import Interval
@@ -29,8 +29,22 @@ class SftRow(Record):
     complete: bool = True
 
 
+def without_absent(record: Record, written: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
+    """What is written of a record, without fields that came later and stand at their defaults.
+
+    Records of runs made before those fields keep their bytes, and with them their digests.
+    """
+    fields = type(record).model_fields
+    absent = {name for name in names if getattr(record, name) == fields[name].default}
+    return {name: value for name, value in written.items() if name not in absent}
+
+
 class PreferenceRow(Record):
-    """One labelled comparison, turned so that `chosen` is at least as probable as `rejected`."""
+    """One labelled comparison, turned so that `chosen` is at least as probable as `rejected`.
+
+    `dataset` names the file a person's preference stands in. `principle_text` is what a principle-conditioned model
+    reads behind the answer; None for a row of a model that is not.
+    """
 
     messages: Dialogue
     chosen: str
@@ -40,6 +54,19 @@ class PreferenceRow(Record):
     comparison_id: str
     source: Literal["ai", "human", "provenance"]
     principles: tuple[str, ...]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """In the loss, relative to other rows."""
+    dataset: str | None = None
+    principle_text: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The source, with the data set where there is one: `human:helpful.jsonl`."""
+        return self.source if self.dataset is None else f"{self.source}:{self.dataset}"
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return without_absent(self, handler(self), ("weight", "dataset", "principle_text"))
 
 
 class RewardRow(Record):
@@ -78,8 +105,29 @@ class Agreement(Record):
     calibration_error: float | None
 
 
+class NamedAgreement(Record):
+    """The agreement with one part of the held-out rows."""
+
+    name: str
+    agreement: Agreement
+
+
+class MemberResult(Record):
+    """One member of an ensemble, measured alone."""
+
+    model: str
+    seed: int
+    train_loss: float
+    heldout: Agreement
+
+
 class PreferenceModelResult(Record):
-    """Figures of a preference-model run. `train_loss` is the mean over the run, in nats per comparison."""
+    """Figures of a preference-model run. `train_loss` is the mean over the run, in nats per comparison.
+
+    `by_source` parts the held-out rows by where their labels come from, human data sets by name; `by_principle` asks
+    of each principle whether the model agrees with its own opinions. Of an ensemble `heldout` is the agreement of the
+    combined score, `steps` are those of all members, `train_loss` is their mean.
+    """
 
     rows: int
     failures: tuple[Failure, ...]
@@ -89,6 +137,13 @@ class PreferenceModelResult(Record):
     train_loss: float
     heldout: Agreement
     model: str
+    by_source: tuple[NamedAgreement, ...] = ()
+    by_principle: tuple[NamedAgreement, ...] = ()
+    members: tuple[MemberResult, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return without_absent(self, handler(self), ("by_source", "by_principle", "members"))
 
 
 class RlResult(Record):

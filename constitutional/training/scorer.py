@@ -13,40 +13,66 @@ from transformers import AutoModelForSequenceClassification
 
 from constitutional.backends.cpu import prepare_process
 from constitutional.errors import BackendError, ConfigError
-from constitutional.records import Dialogue
+from constitutional.records import Dialogue, short_digest
+from constitutional.training.pm_folder import (
+    Condition,
+    asked_otherwise,
+    combine,
+    member_folders,
+    read_conditions,
+    read_ensemble,
+    under,
+)
+from constitutional.training.scoring import score_ids
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
+
+__all__ = ["PreferenceModel", "score_ids", "weights_digest"]
 
 
 class PreferenceModel:
-    """Scores dialogues with a preference model; differences of scores are log-odds of preference (Bradley-Terry)."""
+    """Scores dialogues with a preference model; differences of scores are log-odds of preference (Bradley-Terry).
+
+    The folder may hold an ensemble: its members' scores are combined by the rule it was saved with. It may hold a
+    principle-conditioned model: `score` then is the mean of its scores under `conditions`, by their weights.
+    """
 
     def __init__(
-        self, folder: str | Path, *, max_length: int = 1024, batch_tokens: int = 4096, dtype: str = "float32"
+        self,
+        folder: str | Path,
+        *,
+        conditions: Sequence[Condition] | None = None,
+        max_length: int = 1024,
+        batch_tokens: int = 4096,
+        dtype: str = "float32",
     ) -> None:
         """Opens a folder written by `train_preference_model`.
 
         Args:
-            folder: a saved sequence-classification model with one label.
+            folder: a saved sequence-classification model with one label, or an ensemble of them.
+            conditions: principles to score under, in the place of those the model was trained under.
             max_length: tokens of a dialogue that are looked at; of a longer one the END, where the answer stands.
             batch_tokens: padded tokens computed at a time.
             dtype: "float32" or "bfloat16".
 
         Raises:
-            ConfigError: not a preference model's folder, or no such dtype.
+            ConfigError: not a preference model's folder, no such dtype, or principles for a model that reads none.
         """
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype '{dtype}': expected float32 or bfloat16")
         prepare_process()
-        self._tokenizer = open_tokenizer(folder)
+        own = read_conditions(folder)
+        if conditions and not own:
+            raise ConfigError(f"{folder}: not a principle-conditioned preference model")
+        self.conditions = tuple(conditions) if conditions else own
+        """The principles `score` asks under, with their weights; none unless the model is conditioned."""
+        self._ensemble, folders = read_ensemble(folder), member_folders(folder)
+        self._tokenizer = open_tokenizer(folders[0])
         self._max_length, self._batch_tokens = max_length, batch_tokens
-        network = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=getattr(torch, dtype))
-        architectures = network.config.architectures or [""]
-        if network.config.num_labels != 1 or "SequenceClassification" not in architectures[0]:
-            raise ConfigError(f"{folder}: not a preference model (expected a sequence classifier with one label)")
-        network.config.pad_token_id = self._tokenizer.pad_token_id  # tells the head which token is the last
-        self._network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self.model = f"pm-{weights_digest(folder)}" + ("" if dtype == "float32" else f"-{dtype}")
-        """Identity: the digest of the weights, whatever folder they lie in."""
+        self._networks = [_open(member, self._tokenizer.pad_token_id, getattr(torch, dtype)) for member in folders]
+        self.model = f"pm-{_identity(folder)}" + ("" if dtype == "float32" else f"-{dtype}")
+        """Identity: the digest of the weights (of an ensemble, with its rule), whatever folder they lie in."""
+        if self.conditions != own:
+            self.model = asked_otherwise(self.model, self.conditions)
 
     def score(self, dialogues: Sequence[Dialogue]) -> list[float]:
         """One score a dialogue, in order; each ends with the assistant message that is judged.
@@ -54,12 +80,34 @@ class PreferenceModel:
         Raises:
             BackendError: a score is NaN or infinite.
         """
-        return self.score_ids([dialogue_ids(self._tokenizer, dialogue) for dialogue in dialogues])
+        if not self.conditions:
+            return self._score(dialogues)
+        weights = [condition.weight for condition in self.conditions]
+        return [
+            math.fsum(w * s for w, s in zip(weights, row, strict=True)) / math.fsum(weights)
+            for row in self.score_under(dialogues, [condition.text for condition in self.conditions])
+        ]
+
+    def score_under(self, dialogues: Sequence[Dialogue], texts: Sequence[str]) -> list[list[float]]:
+        """For each dialogue its scores under each of the principles' texts, which need not be those of training.
+
+        Raises:
+            ConfigError: the model was not trained to read principles.
+            BackendError: a score is NaN or infinite.
+        """
+        if not self.conditions:
+            raise ConfigError("this preference model is not conditioned on principles")
+        scores = self._score([under(dialogue, text) for dialogue in dialogues for text in texts])
+        return [scores[i * len(texts) : (i + 1) * len(texts)] for i in range(len(dialogues))]
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """As `score`, of dialogues that are token ids already."""
-        ends = [ids[-self._max_length :] for ids in sequences]
-        scores = score_ids(self._network, ends, pad=self._tokenizer.pad_token_id, batch_tokens=self._batch_tokens)
+        """Scores of dialogues that are token ids already, principles included.
+
+        Raises:
+            BackendError: a score is NaN or infinite.
+        """
+        members = self.member_scores(sequences)
+        scores = members[0] if self._ensemble is None else combine(members, self._ensemble)
         broken = sum(not math.isfinite(score) for score in scores)
         if broken:
             raise BackendError(
@@ -67,37 +115,32 @@ class PreferenceModel:
             )
         return scores
 
+    def member_scores(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of each member the scores of token sequences as they are, offsets not taken off."""
+        ends = [ids[-self._max_length :] for ids in sequences]
+        pad = self._tokenizer.pad_token_id
+        return [score_ids(network, ends, pad=pad, batch_tokens=self._batch_tokens) for network in self._networks]
 
-@torch.inference_mode()
-def score_ids(network: Any, sequences: Sequence[Sequence[int]], *, pad: int, batch_tokens: int = 4096) -> list[float]:
-    """Scores of token sequences from a one-label sequence classifier, in order.
-
-    Sequences of like length go together, padded on the right, so that little padding is computed and a score does not
-    depend on its neighbours.
-    """
-    scores = [0.0] * len(sequences)
-    for batch in _batches([len(ids) for ids in sequences], batch_tokens):
-        width = len(sequences[batch[-1]])
-        ids = torch.full((len(batch), width), pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            ids[row, : len(sequences[i])] = torch.tensor(sequences[i])
-            mask[row, : len(sequences[i])] = 1
-        device = network.device
-        logits = network(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-        for i, score in zip(batch, logits[:, 0].float().tolist(), strict=True):
-            scores[i] = score
-    return scores
+    def _score(self, dialogues: Sequence[Dialogue]) -> list[float]:
+        return self.score_ids([dialogue_ids(self._tokenizer, dialogue) for dialogue in dialogues])
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+def _open(folder: Path, pad: int, dtype: torch.dtype) -> Any:
+    network = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
+    architectures = network.config.architectures or [""]
+    if network.config.num_labels != 1 or "SequenceClassification" not in architectures[0]:
+        raise ConfigError(f"{folder}: not a preference model (expected a sequence classifier with one label)")
+    network.config.pad_token_id = pad  # tells the head which token is the last
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _identity(folder: str | Path) -> str:
+    """The digest of one model's weights; of an ensemble, of all its members' and of how they are combined."""
+    ensemble = read_ensemble(folder)
+    if ensemble is None:
+        return weights_digest(folder)
+    members = [weights_digest(member) for member in member_folders(folder)]
+    return short_digest([members, ensemble.model_dump(mode="json")])
 
 
 def weights_digest(folder: str | Path) -> str:

@@ -1,8 +1,4 @@
-"""TRL's RewardTrainer with soft labels: one linear term more than the hard Bradley-Terry loss.
-
-With d the margin of chosen over rejected and p the probability of chosen,
-`-p*logsigmoid(d) - (1-p)*logsigmoid(-d) = -logsigmoid(d) + (1-p)*d`, so the subclass adds the last term to TRL's loss.
-"""
+"""TRL's RewardTrainer with a loss of ours: soft labels, and a weight a row, beside TRL's margin and centring."""
 
 from __future__ import annotations
 
@@ -13,23 +9,30 @@ import torch
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from constitutional.training.preference_loss import preference_loss
+
 COLUMN = "preference"
 """The dataset column that holds the probability of chosen, in [0, 1]."""
+
+WEIGHT = "weight"
+"""The dataset column that holds a row's weight in the loss; absent where every weight is 1."""
 
 
 @dataclass
 class SoftPreferenceCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's collator, with the soft labels beside the token ids."""
+    """TRL's collator, with the soft labels and weights beside the token ids and margins."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pads chosen and rejected into one batch (all chosen, then all rejected) and stacks the labels."""
         batch: dict[str, Any] = super().torch_call(examples)
-        batch[COLUMN] = torch.tensor([example[COLUMN] for example in examples], dtype=torch.float)
+        for column in (COLUMN, WEIGHT):
+            if column in examples[0]:
+                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
         return batch
 
 
 class SoftRewardTrainer(RewardTrainer):  # type: ignore[misc]
-    """A reward trainer for rows with a `preference` column."""
+    """A reward trainer for rows with a `preference` column, and maybe a `weight` and a `margin`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,16 +41,24 @@ class SoftRewardTrainer(RewardTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if COLUMN not in self._signature_columns:
-            self._signature_columns.append(COLUMN)
+        known: list[str] = self._signature_columns  # type: ignore[has-type]
+        self._signature_columns = [*known, *(c for c in (COLUMN, WEIGHT, "margin") if c not in known)]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss (centring included) plus `(1-p) * margin`, averaged over the batch."""
+        """`preference_loss` of the batch. TRL's own, hard loss is computed along with its figures and not used."""
         inputs = dict(inputs)
-        probability = inputs.pop(COLUMN)  # must not reach the network
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        probability, weight = inputs.pop(COLUMN), inputs.pop(WEIGHT, None)  # must not reach the network
+        margin = inputs.pop("margin", None)  # TRL would hand it to the network, which knows no such argument
+        _, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
-        loss = loss + ((1 - probability) * (chosen - rejected)).mean()
+        loss = preference_loss(
+            chosen,
+            rejected,
+            probability,
+            weight=weight,
+            margin=margin,
+            centre=self.args.center_rewards_coefficient or 0.0,
+        )
         return (loss, outputs) if return_outputs else loss

@@ -1,0 +1,134 @@
+"""Scores of token sequences under a sequence classifier; a beginning that several share is computed once.
+
+Answers to one prompt, and one answer under several principles, begin alike. They are laid out as one prefix tree for
+one forward pass (`backends.prefix_tree`); only the last token's hidden state of each reaches the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from constitutional.backends.prefix_tree import Pack
+from constitutional.backends.tree_mask import attends_fully, tree_mask
+
+TREE_NODES = 1_024
+"""Most tokens in one tree, unless one sequence alone is longer."""
+
+ENOUGH = 128
+"""Tokens at which a matrix product is at full speed: no smaller tree ends before it must."""
+
+LITTLE = 8
+"""A tree ends before a sequence that shares less than one in so many of its tokens. These are computed again, but
+attention, which is computed between all tokens of a tree, gets smaller."""
+
+WORTH = 0.8
+"""Share of all tokens that are distinct below which trees are faster than padded batches."""
+
+
+def score_ids(network: Any, sequences: Sequence[Sequence[int]], *, pad: int, batch_tokens: int = 4096) -> list[float]:
+    """Scores of token sequences from a one-label sequence classifier, in order.
+
+    Equal sequences are computed once. Where much is shared, prefix trees are computed; else sequences of like length
+    go together, padded on the right. Both give what a forward of each sequence alone gives, up to rounding.
+
+    Args:
+        network: a sequence classifier in evaluation mode.
+        sequences: token ids; none empty.
+        pad: the id to pad with.
+        batch_tokens: padded tokens computed at a time where there are no trees.
+    """
+    distinct = sorted({tuple(ids) for ids in sequences})
+    if _takes_trees(network) and distinct_share(distinct) < WORTH:
+        found = _score_trees(network, distinct, pad)
+    else:
+        found = _score_padded(network, distinct, pad, batch_tokens)
+    return [found[tuple(ids)] for ids in sequences]
+
+
+def distinct_share(ordered: Sequence[Sequence[int]]) -> float:
+    """Distinct tokens of a prefix tree over sequences in lexicographic order, as a share of all their tokens."""
+    total = sum(map(len, ordered))
+    return 1 - sum(_common(one, other) for one, other in pairwise(ordered)) / total if total else 1.0
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))
+
+
+def _takes_trees(network: Any) -> bool:
+    """Whether a network is a plain classifier with a linear head whose layers take a mask of ours."""
+    return (
+        isinstance(network, PreTrainedModel)
+        and isinstance(getattr(network, "score", None), torch.nn.Linear)
+        and getattr(network.config, "_attn_implementation", None) == "sdpa"
+        and attends_fully(network.config)
+    )
+
+
+@torch.inference_mode()
+def _score_trees(network: Any, ordered: Sequence[tuple[int, ...]], pad: int) -> dict[tuple[int, ...], float]:
+    scores: dict[tuple[int, ...], float] = {}
+    device = network.device
+    for pack, last in _trees(ordered, pad):
+        plain = pack.parent == list(range(-1, len(pack.parent) - 1))  # one sequence: the model's own causal mask
+        hidden = network.base_model(
+            input_ids=torch.tensor([pack.tokens], device=device),
+            position_ids=torch.tensor([pack.depth], device=device),
+            attention_mask=None if plain else tree_mask(pack.parent).to(device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        values = network.score(hidden[torch.tensor(list(last.values()), device=device)])[:, 0].float()
+        scores.update(zip(last, values.tolist(), strict=True))
+    return scores
+
+
+def _trees(ordered: Sequence[tuple[int, ...]], pad: int) -> Iterator[tuple[Pack, dict[tuple[int, ...], int]]]:
+    """Trees over sequences in lexicographic order, each with the node whose hidden state a sequence is scored by.
+
+    That is its last token that is not the padding id: some templates end in it, and the classifier, in training too,
+    looks past it.
+    """
+    pack, last = Pack(), dict[tuple[int, ...], int]()
+    for ids in ordered:
+        new = pack.new_nodes(ids)
+        full = len(pack.tokens) + new > TREE_NODES
+        another = len(pack.tokens) >= ENOUGH and (len(ids) - new) * LITTLE < len(pack.tokens)
+        if pack.tokens and (full or another):
+            yield pack, last
+            pack, last = Pack(), {}
+        path = pack.insert(ids)
+        last[ids] = next((node for node, token in zip(path[::-1], ids[::-1], strict=True) if token != pad), path[0])
+    if last:
+        yield pack, last
+
+
+@torch.inference_mode()
+def _score_padded(
+    network: Any, sequences: Sequence[tuple[int, ...]], pad: int, batch_tokens: int
+) -> dict[tuple[int, ...], float]:
+    scores: dict[tuple[int, ...], float] = {}
+    for batch in _batches(sequences, batch_tokens):
+        ids = torch.full((len(batch), len(batch[-1])), pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(batch):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        device = network.device
+        logits = network(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+        scores.update(zip(batch, logits[:, 0].float().tolist(), strict=True))
+    return scores
+
+
+def _batches(sequences: Sequence[tuple[int, ...]], batch_tokens: int) -> list[list[tuple[int, ...]]]:
+    batches: list[list[tuple[int, ...]]] = []
+    for ids in sorted(sequences, key=len):
+        if batches and (len(batches[-1]) + 1) * len(ids) <= batch_tokens:
+            batches[-1].append(ids)
+        else:
+            batches.append([ids])
+    return batches

@@ -1,0 +1,123 @@
+"""The pm step: human preferences beside the run's labels, rows per principle, what stays apart, what can be traced."""
+
+import json
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+from test_pipeline import run
+from tiny_model import save_tiny_model
+
+from constitutional.audit.trace import problems, trace
+from constitutional.config import load_recipe
+from constitutional.errors import ConfigError, DataError
+from constitutional.pipeline import RunOutcome
+from constitutional.records import Comparison, Judgment, Preference, digest
+from constitutional.runs import StageResult
+from constitutional.settings import PmSettings
+from constitutional.training.pm_folder import OVERALL, read_conditions, read_ensemble
+from constitutional.training.rows import PreferenceModelResult, PreferenceRow
+
+SETS = (
+    "policy=local:policy",
+    "feedback=scripted:model.yaml",
+    "dtype=float32",
+    "sampling.policy={temperature: 1.0, max_tokens: 6}",
+    "revise={rounds: 1}",
+    "sample={revisions: true}",
+    "sft={drop_flagged: false}",
+)
+TRL = "trl: {max_steps: 1, learning_rate: 0.01}"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pm")
+    path = write_recipe(folder / "in")
+    save_tiny_model(folder / "in" / "policy", context=512)
+    human = [{"prompt": f"Human {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(10)]
+    human += [{"prompt": "Human 0", "chosen": "another yes", "rejected": "another no"}]
+    human += [{"prompt": "Prompt red 0", "chosen": "fine", "rejected": "bad"}]  # a conversation of the run
+    human += [{"prompt": "Human same", "chosen": "same", "rejected": "same"}]
+    (folder / "in" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in human))
+    (folder / "in" / "broken.jsonl").write_text('{"prompt": "Human", "chosen": "yes"}\n')
+    measured = [{"prompt": f"Human {i}", "chosen": f"yes {i}!", "rejected": f"no {i}!"} for i in range(4)]
+    (folder / "in" / "measured.jsonl").write_text("".join(json.dumps(row) + "\n" for row in measured))
+    return path
+
+
+def pm(outcome: RunOutcome) -> StageResult:
+    return next(step.result for step in outcome.steps if step.name == "pm")
+
+
+def test_preferences_of_people_alone(recipe: Path, tmp_path: Path) -> None:
+    sources = "[{path: pairs.jsonl, weight: 2}, {path: measured.jsonl, weight: 0}]"
+    out = run(recipe, tmp_path / "run", *SETS, "stages=[pm]", f"pm={{human: {sources}, {TRL}}}")
+    stage = pm(out)
+    train, held = stage.read("rows.jsonl", PreferenceRow), stage.read("heldout.jsonl", PreferenceRow)
+    assert {row.origin for row in train} == {"human:pairs.jsonl"} and {row.weight for row in train} == {2.0}
+    by_origin = {origin: [r for r in held if r.origin == origin] for origin in {r.origin for r in held}}
+    assert len(by_origin["human:measured.jsonl"]) == 4  # all of them: a weight of 0 only measures
+    told = {row.messages for row in held}
+    assert not told & {row.messages for row in train}
+    assert stage.manifest.failures == {"human_same_answers": 1}
+    assert len(train) + len(by_origin["human:pairs.jsonl"]) == 12
+    result = PreferenceModelResult.model_validate_json((stage.folder / "result.json").read_text())
+    assert {s.name: s.agreement.n for s in result.by_source} == {name: len(rows) for name, rows in by_origin.items()}
+    row = train[0]
+    assert row.preference_id in {p.id for p in stage.read("preferences.jsonl", Preference)}
+    assert row.comparison_id in {c.id for c in stage.read("comparisons.jsonl", Comparison)}
+    shown = trace(tmp_path / "run", digest(row.model_dump(mode="json"))[:16])
+    assert shown.kind == "preference row" and problems(shown) == []
+
+
+def test_rows_of_each_principle_for_a_conditioned_ensemble(recipe: Path, tmp_path: Path) -> None:
+    stages = "stages=[revise, helpful, sample, gate, judge, label, pm]"
+    settings = f"pm={{conditioned: true, ensemble: {{members: 2, rule: lower}}, human: [{{path: pairs.jsonl}}], {TRL}}}"
+    out = run(recipe, tmp_path / "run", *SETS, stages, settings)
+    stage, by_name = pm(out), {step.name: step.result for step in out.steps}
+    rows = [*stage.read("rows.jsonl", PreferenceRow), *stage.read("heldout.jsonl", PreferenceRow)]
+    judgments = by_name["judge"].records(Judgment)
+    asked = {(j.comparison_id, j.principle) for j in judgments}
+    assert {(r.comparison_id, r.principles[0]) for r in rows if r.source == "ai"} == asked
+    cited = {p.id: p for p in stage.read("preferences.jsonl", Preference)}
+    for row in rows:
+        own = [
+            j.p_a or 0.0 for j in judgments if (j.comparison_id, j.principle) == (row.comparison_id, *row.principles)
+        ]
+        if row.source == "ai":
+            p_a = sum(own) / 2
+            assert len(own) == 2 and row.probability == max(p_a, 1 - p_a)
+            assert cited[row.preference_id].p_a == p_a and row.principle_text is not None
+        else:
+            assert row.principle_text == OVERALL and row.source == "human"
+    assert {c.principle for c in read_conditions(stage.folder / "pm")} == {r for _, r in asked} | {"overall"}
+    ensemble = read_ensemble(stage.folder / "pm")
+    assert ensemble is not None and (ensemble.rule, len(ensemble.members)) == ("lower", 2)
+    result = PreferenceModelResult.model_validate_json((stage.folder / "result.json").read_text())
+    assert {p.name for p in result.by_principle} <= {r for _, r in asked} and result.by_principle
+    assert {s.name for s in result.by_source} == {"ai", "human:pairs.jsonl"} and len(result.members) == 2
+    same = [r for r in rows if r.messages[0].content == "Prompt red 0"]
+    held = {r.preference_id for r in stage.read("heldout.jsonl", PreferenceRow)}
+    assert {r.source for r in same} == {"ai", "human"} and len({r.preference_id in held for r in same}) == 1
+
+
+def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path, tmp_path: Path) -> None:
+    for sets, message in (
+        (("stages=[pm]",), "'pm' needs 'label'"),
+        (("stages=[pm]", "pm={conditioned: true, human: [{path: pairs.jsonl}]}"), "pm.conditioned needs 'judge'"),
+        (("stages=[pm]", "pm={human: [{path: pairs.jsonl}, {path: pairs.jsonl}]}"), "two data sets are called"),
+        (("stages=[pm]", "pm={human: [{path: pears.jsonl}]}"), "pears.jsonl: no such file"),
+        (("stages=[pm]", "pm={human: [{path: pairs.jsonl}, {path: broken.jsonl}]}"), "broken.jsonl:1: 'rejected' must"),
+        (("stages=[pm]", "pm={ensemble: {members: 1}}"), "should be greater than or equal to 2"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=message):
+            run(recipe, tmp_path / "run", *SETS, *sets)
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_settings_that_are_not_used_leave_no_mark(recipe: Path) -> None:
+    before = {"contrast": 0.0, "heldout": 0.2, "trl": {}}
+    assert PmSettings().model_dump(mode="json") == before == load_recipe(recipe).pm.model_dump(mode="json")
+    assert digest(PmSettings(margin=0.0).model_dump(mode="json")) == digest(before)
+    assert PmSettings(margin=1.0).model_dump(mode="json") == {**before, "margin": 1.0}

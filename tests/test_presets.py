@@ -1,0 +1,50 @@
+"""The presets validate, say what they keep and change of their source, and hold the numbers their headers name."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from constitutional.cli.app import app
+from constitutional.config import load_recipe
+
+FOLDER = Path(__file__).parents[1] / "examples" / "presets"
+PRESETS = sorted(FOLDER.glob("*.yaml"))
+
+
+def test_there_are_presets() -> None:
+    assert {path.stem for path in PRESETS} == {"bai2022-sl", "bai2022-rl", "lee2023-rlaif", "nemo-2024"}
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_each_validates(path: Path) -> None:
+    result = CliRunner().invoke(app, ["validate", str(path)])
+    assert result.exit_code == 0, result.output
+    assert f"recipe '{path.stem}'" in result.output and result.output.strip().endswith("ok")
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_each_says_what_it_keeps_and_changes(path: Path) -> None:
+    header = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+    text = "\n".join(header)
+    assert "# Keeps:" in text and "# Changes:" in text and text.index("# Keeps:") < text.index("# Changes:")
+    assert f"constitutional run examples/presets/{path.name} --limit" in text
+
+
+def test_the_papers_numbers() -> None:
+    recipes = {path.stem: load_recipe(path) for path in PRESETS}
+    sl, rl, lee = (recipes[name] for name in ("bai2022-sl", "bai2022-rl", "lee2023-rlaif"))
+    assert sl.sft.helpful_ratio == pytest.approx(270_592 / 731_324, abs=0.001)
+    assert (
+        (sl.revise.rounds, sl.revise.replacement, sl.sft.rounds)
+        == (4, True, "all")
+        == (
+            rl.revise.rounds,
+            rl.revise.replacement,
+            rl.sft.rounds,
+        )
+    )
+    assert rl.pm.contrast == pytest.approx(135_296 / 182_831, abs=0.001)
+    assert (rl.label.rule, rl.judging.principles_per_comparison) == ("sampled", 1)
+    assert lee.rl.kl == pytest.approx(0.05 / 0.95, abs=1e-4)
+    assert {r.sampling.policy.temperature for r in (sl, rl)} == {1.0}
