@@ -97,7 +97,7 @@ class LetterModel:
 
     model = "pm-letter"
 
-    def __init__(self, folder):
+    def __init__(self, folder, conditions=()):
         pass
 
     def score(self, dialogues):
