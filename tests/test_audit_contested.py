@@ -60,12 +60,16 @@ def test_many_equal_gaps_and_none_at_all(tmp_path: Path) -> None:
 
 
 def test_many_principles_are_cut_to_those_that_conflict_most(tmp_path: Path) -> None:
-    found, judgments = random_ledger(1)
-    many = [j.model_copy(update={"principle": f"p{k}@1.0.0"}) for j in judgments for k in range(5)]
-    run = write_run(tmp_path / "run", found[:20], [judgment(c, f"p{k}@1.0.0", o, 0.9 if (k % 2) == (o == "ab") else 0.2,
-        principle_digest=f"{k:016x}") for c in found[:20] for k in range(WIDEST + 3) for o in ("ab", "ba")])  # fmt: skip
+    found = random_ledger(1)[0][:20]
+    judgments = [
+        judgment(c, f"p{k}@1.0.0", o, 0.9 if (k % 2) == (o == "ab") else 0.2, principle_digest=f"{k:016x}")
+        for c in found
+        for k in range(WIDEST + 3)
+        for o in ("ab", "ba")
+    ]
+    run = write_run(tmp_path / "run", found, judgments)
     shown = show_audit([run], resamples=10)
-    assert many and len(shown.audit.panels[0].principles) == WIDEST + 3
+    assert len(shown.audit.panels[0].principles) == WIDEST + 3
     assert len({cell.one for cell in shown.cells}) <= WIDEST
     page = drawn("audit.html.j2", audit_values(shown), AUDIT_SECTIONS)
     assert f"The {WIDEST} of {WIDEST + 3} principles in the largest conflicts" in page

@@ -65,9 +65,8 @@ def hostile_audit(shown: ShownAudit) -> ShownAudit:
             "notes": tuple(XSS),
         }
     )
-    texts = dict(shown.comparisons) | {
-        s: comparison.model_copy(update={"messages": (user(s),), "a": s, "b": s, "a_model": s}) for s in XSS
-    }
+    planted = {s: comparison.model_copy(update={"messages": (user(s),), "a": s, "b": s, "a_model": s}) for s in XSS}
+    texts = dict(shown.comparisons) | planted
     return replace(shown, audit=made, comparisons=texts)
 
 
