@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from constitutional.settings import Recipe
 from constitutional.validation import Loc, Marks, validate
 from constitutional.yamlfile import load_yaml, parse_scalar, parse_yaml
 
-__all__ = ["Recipe", "load_recipe", "resolve_path"]
+__all__ = ["Recipe", "load_recipe", "make_recipe", "resolve_path"]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -28,6 +29,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: one line `file:line:col: key: message` (or `--set …: key: message`) for each thing wrong.
     """
     data, marks = _load(path, ())
+    for override in overrides:
+        _override(data, marks, override)
+    return validate(data, marks, Recipe, ConfigError)
+
+
+def make_recipe(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe that no file holds: a command's own settings, under its `--set` texts. Raises as `load_recipe`."""
+    data: dict[str, Any] = copy.deepcopy(dict(settings))
+    marks: Marks = {(): "settings"}
     for override in overrides:
         _override(data, marks, override)
     return validate(data, marks, Recipe, ConfigError)

@@ -61,7 +61,7 @@ def load_prompts(
         messages = _until_user(_conversation(row, place), place)
         if messages not in found:
             found[messages] = Prompt(
-                messages=messages, kind=kind, source=source, split=_split(row, split, place), tags=_tags(row, place)
+                messages=messages, kind=kind, source=source, split=_split(row, split, place), tags=tags_of(row, place)
             )
         if limit is not None and len(found) >= limit:
             break
@@ -78,7 +78,7 @@ def load_pairs(path_or_hub_id: str, limit: int | None = None) -> list[HumanPair]
     Raises:
         DataError: `file:line: message` for the first thing wrong; a file without rows.
     """
-    return [_pair(row, place) for place, row in islice(read_rows(path_or_hub_id), limit)]
+    return [pair_of(row, place) for place, row in islice(read_rows(path_or_hub_id), limit)]
 
 
 def _conversation(row: Row, place: str) -> Dialogue:
@@ -86,7 +86,7 @@ def _conversation(row: Row, place: str) -> Dialogue:
         if row.get(key) is not None:
             return _messages(row[key], f"{place}: {key}")
     if {"chosen", "rejected"} <= row.keys():
-        return _pair(row, place).messages
+        return pair_of(row, place).messages
     expected = ("prompt", "messages", "chosen")
     hint = next((nearest(key, expected) for key in row if "did you mean" in nearest(key, expected)), "")
     raise DataError(f"{place}: a row needs 'prompt', 'messages', or 'chosen' and 'rejected'{hint}")
@@ -129,31 +129,56 @@ def _split(row: Row, given: Split | None, place: str) -> Split:
     raise DataError(f"{place}: unknown split '{name}'{nearest(str(name), _SPLITS)}")
 
 
-def _tags(row: Row, place: str) -> tuple[str, ...]:
+def tags_of(row: Row, place: str) -> tuple[str, ...]:
+    """A row's `tags`. Raises DataError where they are no list of texts."""
     tags = row.get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise DataError(f"{place}: 'tags' must be a list of texts")
     return tuple(tags)
 
 
-def _pair(row: Row, place: str) -> HumanPair:
-    chosen, rejected = _answer(row, "chosen", place), _answer(row, "rejected", place)
+def pair_of(row: Row, place: str) -> HumanPair:
+    """The pair in one row: hh-rlhf texts, `prompt` with two texts, or TRL's messages, with or without a `prompt`.
+
+    Raises:
+        DataError: it is none of these; begins with `place`.
+    """
     flags: list[str] = []
-    if row.get("prompt") is not None:
-        messages = _until_user(_messages(row["prompt"], f"{place}: prompt"), place)
+    if isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list):
+        messages, chosen, rejected = _conversational(row, place)
     else:
-        messages, chosen, rejected, shared = _hh_pair(chosen, rejected, place)
-        flags += [] if shared else ["prompt_mismatch"]
+        chosen, rejected = _answer(row, "chosen", place), _answer(row, "rejected", place)
+        if row.get("prompt") is not None:
+            messages = _until_user(_messages(row["prompt"], f"{place}: prompt"), place)
+        else:
+            messages, chosen, rejected, shared = _hh_pair(chosen, rejected, place)
+            flags += [] if shared else ["prompt_mismatch"]
     flags += [f"empty_{side}" for side, text in (("chosen", chosen), ("rejected", rejected)) if not text]
     flags += ["same_answers"] if chosen == rejected else []
     return HumanPair(messages=messages, chosen=chosen, rejected=rejected, flags=tuple(flags))
 
 
+def _conversational(row: Row, place: str) -> tuple[Dialogue, str, str]:
+    """TRL's messages: whole conversations that share all but the last turn, or what follows `prompt`."""
+    chosen, rejected = (_messages(row[key], f"{place}: {key}") for key in ("chosen", "rejected"))
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    before = chosen[:shared]
+    if not shared:
+        if row.get("prompt") is None:
+            raise DataError(f"{place}: no 'prompt', and 'chosen' and 'rejected' share no turn")
+        before = _messages(row["prompt"], f"{place}: prompt")
+    for key, turns in (("chosen", chosen[shared:]), ("rejected", rejected[shared:])):
+        if len(turns) != 1 or turns[0].role != "assistant":
+            raise DataError(f"{place}: {key}: expected one assistant turn after the conversation (got {len(turns)})")
+    if _until_user(before, place) != before:
+        raise DataError(f"{place}: the conversation does not end with a user turn")
+    return before, chosen[-1].content, rejected[-1].content
+
+
 def _answer(row: Row, key: str, place: str) -> str:
-    """A text, or the last message of a list (TRL's conversational form)."""
     value = row.get(key)
-    if isinstance(value, list) and value:
-        return _messages(value, f"{place}: {key}")[-1].content
     if not isinstance(value, str):
         raise DataError(f"{place}: '{key}' must be a text or a list of messages")
     return value
@@ -171,6 +196,11 @@ def _hh_pair(chosen: str, rejected: str, place: str) -> tuple[Dialogue, str, str
     messages = _until_user(tuple(_turns(chosen[: cuts[0]], place)), place)
     shared = cut >= 0 and not any(_TURN.search(answer) for answer in answers)
     return messages, answers[0].strip(), answers[1].strip(), shared
+
+
+def transcript_turns(text: str, place: str) -> Dialogue:
+    """The conversation in a text of `Human:` and `Assistant:` turns, up to its last user turn. Raises DataError."""
+    return _until_user(tuple(_turns(text.removesuffix(_ASSISTANT), place)), place)
 
 
 def _turns(text: str, place: str) -> Iterator[Message]:

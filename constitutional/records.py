@@ -26,7 +26,7 @@ Split = Literal["train", "heldout"]
 Order = Literal["ab", "ba"]
 Outcome = Literal["preference", "tie", "not_applicable", "refused", "invalid", "error"]
 FinishReason = Literal["stop", "length"]
-Origin = Literal["sampled", "revision", "human", "contrast", "example", "evaluation"]
+Origin = Literal["sampled", "revision", "human", "contrast", "example", "evaluation", "negation"]
 Mode = Literal["logprob", "cot", "vote", "score", "model"]
 """How a judge is asked; what the modes are stands in `feedback.judging`."""
 
@@ -230,6 +230,24 @@ class Comparison(Identified):
     a_seed: int | None = None
     b_seed: int | None = None
     """Seeds the answers were drawn with, where they were drawn."""
+    principle: str | None = None
+    """Of origin `negation`: `id@version` of the principle that `a` was asked to fit, and `b` to go against."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_principle(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Comparisons of other origins are written, and digested, as they were before there were such pairs."""
+        fields: dict[str, object] = handler(self)
+        if self.principle is None:
+            fields.pop("principle", None)
+        return fields
+
+
+class HumanLabel(Record):
+    """Which answer of a comparison a person preferred. `source` names who, or the file that says so."""
+
+    comparison_id: str
+    preferred: Literal["a", "b", "tie"]
+    source: str
 
 
 class JudgmentSample(Record):

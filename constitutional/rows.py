@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -29,21 +31,37 @@ def read_rows(path_or_hub_id: str, hub_split: str = "train") -> Iterator[tuple[s
     Raises:
         DataError: the file is missing, cannot be read, is empty, or a row is no JSON object.
     """
+    for place, row in scan_rows(path_or_hub_id, hub_split):
+        if isinstance(row, DataError):
+            raise row
+        yield place, row
+
+
+def scan_rows(path_or_hub_id: str, hub_split: str = "train") -> Iterator[tuple[str, Row | DataError]]:
+    """As `read_rows`, but a row that cannot be read comes as the error it is, and the rows after it still come.
+
+    Reads .csv, too: every value is a text then.
+
+    Raises:
+        DataError: the file is missing, cannot be read at all or is empty.
+    """
     path = Path(path_or_hub_id)
     if path.is_file():
-        rows = _json_list(path) if path.suffix == ".json" else _json_lines(path)
+        reader = {".json": _json_list, ".csv": _csv_rows}.get(path.suffix, _json_lines)
+        rows = reader(path)
     elif path.exists():
         raise DataError(f"{path}: not a file (expected .jsonl, .jsonl.gz or .json)")
-    elif _HUB_ID.fullmatch(path_or_hub_id) and path.suffix not in (".jsonl", ".json", ".gz"):
+    elif _HUB_ID.fullmatch(path_or_hub_id) and path.suffix not in (".jsonl", ".json", ".gz", ".csv"):
         rows = _hub(path_or_hub_id, hub_split)
     else:
         raise DataError(f"{path}: no such file")
     empty = True
     for place, row in rows:
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: expected a JSON object (got {type(row).__name__})")
         empty = False
-        yield place, row
+        if isinstance(row, dict | DataError):
+            yield place, row
+        else:
+            yield place, DataError(f"{place}: expected a JSON object (got {type(row).__name__})")
     if empty:
         raise DataError(f"{path_or_hub_id}: no rows")
 
@@ -54,15 +72,47 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         with _open(path) as file:
             while line := file.readline(MAX_LINE + 1):
                 number += 1
+                place = f"{path}:{number}"
                 if len(line) > MAX_LINE:
-                    raise DataError(f"{path}:{number}: line of more than {MAX_LINE} bytes")
-                if line.strip():
-                    yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_LINE)
+                    yield place, DataError(f"{place}: line of more than {MAX_LINE} bytes")
+                elif line.strip():
+                    yield place, _parsed(line.rstrip(b"\r\n"), place)  # so that an error is not of the next line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from error
 
 
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    raw = _whole(path)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{raw[: error.start].count(10) + 1}: not valid UTF-8") from error
+    before = csv.field_size_limit(MAX_LINE)
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval=None)
+        for row in rows:
+            place = f"{path}:{rows.line_num}"
+            fits = "" not in row or isinstance(row[""], str)  # a column without a name is an index
+            whole = fits and None not in row.values()
+            yield place, row if whole else DataError(f"{place}: more or fewer values than the header has columns")
+    except csv.Error as error:
+        raise DataError(f"{path}:{rows.line_num + 1}: broken CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
 def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
+    raw = _whole(path)
+    items = _parse(raw, f"{path}:1") if raw.strip() else []
+    if not isinstance(items, list):
+        raise DataError(f"{path}:1: expected a JSON list of rows (got {type(items).__name__})")
+    for index, item in enumerate(items):
+        yield f"{path}:row {index + 1}", item
+
+
+def _whole(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_LIST + 1)
@@ -70,11 +120,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}:1: cannot be read: {error}") from error
     if len(raw) > MAX_LIST:
         raise DataError(f"{path}:1: larger than {MAX_LIST} bytes; use .jsonl")
-    items = _parse(raw, f"{path}:1") if raw.strip() else []
-    if not isinstance(items, list):
-        raise DataError(f"{path}:1: expected a JSON list of rows (got {type(items).__name__})")
-    for index, item in enumerate(items):
-        yield f"{path}:row {index + 1}", item
+    return raw
 
 
 def _hub(name: str, split: str) -> Iterator[tuple[str, Any]]:
@@ -91,6 +137,13 @@ def _hub(name: str, split: str) -> Iterator[tuple[str, Any]]:
 
 def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _parsed(raw: bytes, place: str) -> Any:
+    try:
+        return _parse(raw, place)
+    except DataError as error:
+        return error
 
 
 def _parse(raw: bytes, place: str) -> Any:

@@ -7,9 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from constitutional.errors import nearest
-from constitutional.records import Mode, Record
+from constitutional.records import Mode, PromptKind, Record
 
 StageName = Literal["revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate"]
+READS_NO_PROMPTS: frozenset[StageName] = frozenset({"sample", "gate", "judge"})
+"""Steps that need no prompts where `sample.pairs` brings the comparisons."""
 Scalar = bool | int | float | str | None
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,16 +100,32 @@ class SftSettings(Record):
     trl: dict[str, Scalar] = Field(default_factory=dict)
 
 
+class PairSource(Record):
+    """A file of human-labelled pairs, or a hub data set; `limit` caps its rows. `kind` says what its prompts are."""
+
+    path: str
+    limit: Count | None = None
+    kind: PromptKind = "helpful"
+
+
 class SampleSettings(Record):
     """Answers drawn for each prompt, to be compared; `temperature` None is the policy's.
 
     `revisions` adds each revision against the answer it revises, for the judge to compare: two draws of one small
-    policy are often too much alike for a preference model to learn from.
+    policy are often too much alike for a preference model to learn from. `pairs` takes the comparisons of a file
+    instead, and keeps its labels beside them; nothing is drawn then.
+
+    `compare` says which of the `n` answers: neighbours (the first with the second, the third with the fourth), or all
+    with all. `contrast` draws, in their place, one answer under a principle's comparison request and one under its
+    negation (template `contrast`); where the gate's fallback is `provenance`, the first is preferred.
     """
 
     n: Annotated[int, Field(ge=2, multiple_of=2)] = 2
     temperature: Annotated[float, Field(ge=0)] | None = None
     revisions: bool = False
+    pairs: PairSource | None = None
+    compare: Literal["neighbours", "all"] = "neighbours"
+    contrast: bool = False
 
 
 class JudgeSettings(Record):
@@ -231,17 +249,24 @@ class RlSettings(Record):
 
 
 class EvaluationSettings(Record):
-    """How many pairs of answers the judge sees, under how many principles each, and how long answers may be."""
+    """How many pairs of answers the judge sees, under how many principles each, and how answers are drawn.
+
+    `temperature` 0 takes the likeliest token each time: on few prompts, what one draw happens to say moves a rate by
+    more than the training does (docs/LOG.md). None draws as the policy does elsewhere.
+    """
 
     judge_limit: Count | None = None
     principles_per_comparison: Count | Literal["all"] = 1
     max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
 
 
 class Recipe(Record):
     """One run, fully written out. Paths are texts as written; `config.resolve_path` finds them.
 
     `dtype` is what torch models compute in; `auto` is the one this machine is fast at.
+
+    `prompts` may be left out where `sample.pairs` brings the comparisons and no step answers prompts.
 
     `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
     """
@@ -257,7 +282,7 @@ class Recipe(Record):
     threads: Count | None = None
     chunk_size: Count = 16
     stages: tuple[StageName, ...] | None = None
-    prompts: PromptSettings
+    prompts: PromptSettings | None = None
     sampling: RoleSampling = RoleSampling()
     revise: ReviseSettings = ReviseSettings()
     helpful: HelpfulSettings = HelpfulSettings()
@@ -269,3 +294,10 @@ class Recipe(Record):
     pm: PmSettings = PmSettings()
     rl: RlSettings = RlSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _has_something_to_answer(self) -> Self:
+        reads_pairs = self.stages is not None and self.sample.pairs is not None and set(self.stages) <= READS_NO_PROMPTS
+        if self.prompts is None and not reads_pairs:
+            raise ValueError("prompts: missing")
+        return self

@@ -33,8 +33,8 @@ from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_templat
 from constitutional.yamlfile import load_model
 
 REQUIRED = ("critique", "revise", "revise_direct", "respond", "judge", "applies")
-TEMPLATES = (*REQUIRED, "judge_cot", "vote", "score")
-"""All that a pack can have. Those that only one mode of judging asks with may be left out."""
+TEMPLATES = (*REQUIRED, "judge_cot", "vote", "score", "contrast")
+"""All that a pack can have. Those that only one mode of judging, or only contrast pairs, ask with may be left out."""
 _REQUESTS = ("critique_request", "revision_request", "comparison_request", "score_request", "applies_when")
 """The settings a template is answered with, where these are not just the options."""
 VARIABLES = frozenset({"conversation", "answer", "critique", "a", "b", *_REQUESTS})

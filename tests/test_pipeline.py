@@ -92,6 +92,7 @@ def test_a_reused_step_tells_when_its_packages_were_others(finished, monkeypatch
     ("change", "redone"),
     [
         ("evaluation.principles_per_comparison=2", {"evaluate"}),
+        ("evaluation.temperature=0.5", {"answers", "evaluate"}),
         ("label.rule=weighted", {"label"}),
         ("judging.principles_per_comparison=1", {"judge", "label"}),
         ("gate.min_order_consistency=0.5", {"gate", "label"}),

@@ -126,6 +126,8 @@ def _answer(ix: Index, answer: Answer) -> TraceNode:
 
 def _comparison(ix: Index, comparison: Comparison) -> TraceNode:
     facts: list[Fact] = [("origin", comparison.origin), ("a", comparison.a), ("b", comparison.b)]
+    if comparison.principle is not None:
+        facts.append(("asked under", f"{comparison.principle} (a), its negation (b)"))
     facts += [("model of a", comparison.a_model or "none"), ("model of b", comparison.b_model or "none")]
     facts += seed_facts(a=comparison.a_seed, b=comparison.b_seed)
     children: list[TraceNode] = []

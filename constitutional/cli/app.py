@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import auditing, authoring, drafting, labelling, testing
+from constitutional.cli import auditing, authoring, drafting, labelling, pairs, testing
 from constitutional.cli.authoring import AsJson
 from constitutional.cli.ledger import ledger
 
@@ -166,6 +166,7 @@ def report(run_folder: RunPath) -> None:
 authoring.add(app)
 drafting.add(app)
 testing.add(app)
+pairs.add(app)
 auditing.add(app)
 
 

@@ -115,7 +115,7 @@ def import_file(
     if few_shots is not None:
         constitution, more = add_few_shots(constitution, few_shots, shots_format or BESIDE.get(format_name, ""))
         lost += more
-    _give(to_yaml(constitution), lost, out)
+    give(to_yaml(constitution), lost, out)
 
 
 def export_file(
@@ -135,13 +135,14 @@ def export_file(
     loaded = load_constitution(constitution)
     if few_shots is not None:
         text, lost = write_few_shots(loaded, shots_format or BESIDE.get(format_name, ""))
-        _give(text, lost, few_shots)
+        give(text, lost, few_shots)
         loaded = loaded.model_copy(update={"few_shots": None})  # these are told of
     exported = export_constitution(loaded, format_name, original=original)
-    _give(exported.text, exported.lost, out)
+    give(exported.text, exported.lost, out)
 
 
-def _give(text: str, lost: tuple[str, ...] | list[str], out: Path | None) -> None:
+def give(text: str, lost: tuple[str, ...] | list[str], out: Path | None) -> None:
+    """Prints a text, or writes it to a file, and says on stderr what it does not hold."""
     from constitutional.atomic import write_atomic
 
     if out is None:

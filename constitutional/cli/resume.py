@@ -16,6 +16,8 @@ def farewell(arguments: Sequence[str]) -> str:
     from constitutional.settings import StageName
 
     command = next((word for word in arguments if not word.startswith("-")), "")
-    keeps = command in ("run", *get_args(StageName)) or any(word.split("=")[0] == "--ledger" for word in arguments)
+    keeps = command in ("run", "judge-pairs", *get_args(StageName)) or any(
+        word.split("=")[0] == "--ledger" for word in arguments
+    )
     said = "interrupted; what is finished is kept. Resume with:" if keeps else "interrupted. Start again with:"
     return f"{said}\n  {shlex.join(['constitutional', *arguments])}"

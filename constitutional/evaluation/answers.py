@@ -31,8 +31,9 @@ class EvaluatedAnswer(Identified):
     """One system's answer to one held-out prompt.
 
     `label` is the rule-based detector's; `kl` is the answer's log-probability under its own model less that under the
-    base model, in nats per answer token (a one-sample estimate of the KL divergence), None for the base itself or
-    where the engine gives no log-probabilities.
+    base model, in nats per answer token: a one-sample estimate of the KL divergence where answers are drawn at
+    temperature 1, else the distance along the likelier answers. None for the base itself or where the engine gives no
+    log-probabilities.
     """
 
     system: System

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from constitutional.backends import Backend
 from constitutional.feedback.respond import respond
@@ -19,8 +21,11 @@ def sample(
     n: int = 2,
     seed: int,
     chunk: int = 0,
+    compare: Literal["neighbours", "all"] = "neighbours",
 ) -> Iterator[Comparison | Failure]:
     """Draws `n` answers per prompt and pairs the first with the second, the third with the fourth, and so on.
+
+    `compare` "all" pairs each answer with each other one (`compare_all`).
 
     Two equal answers make no comparison (Failure `identical_pair`); nor does an answer whose partner failed (Failure
     `no_pair`; the partner has a Failure of its own).
@@ -33,6 +38,9 @@ def sample(
             answers[outcome.prompt_id].append(outcome)
     for prompt in prompts:
         drawn = answers[prompt.id]
+        if compare == "all":
+            yield from compare_all(prompt, drawn)
+            continue
         if len(drawn) % 2:
             yield Failure(item_id=prompt.id, stage="sample", kind="no_pair", message="an answer without a partner")
         for one, other in zip(drawn[::2], drawn[1::2], strict=False):
@@ -40,6 +48,22 @@ def sample(
                 yield Failure(item_id=prompt.id, stage="sample", kind="identical_pair", message=one.text[:80])
             else:
                 yield compare_answers(prompt, one, other)
+
+
+def compare_all(prompt: Prompt, answers: Sequence[Answer]) -> Iterator[Comparison | Failure]:
+    """Every pair of different answers to a prompt; equal answers are compared once, through the first of them.
+
+    A text that occurs again is a Failure `identical_pair`: nothing could tell the two apart.
+    """
+    first: dict[str, Answer] = {}
+    for answer in answers:
+        if answer.text in first:
+            yield Failure(item_id=prompt.id, stage="sample", kind="identical_pair", message=answer.text[:80])
+        first.setdefault(answer.text, answer)
+    if len(first) == 1 and len(answers) == 1:
+        yield Failure(item_id=prompt.id, stage="sample", kind="no_pair", message="an answer without a partner")
+    for one, other in itertools.combinations(first.values(), 2):
+        yield compare_answers(prompt, one, other)
 
 
 def compare_answers(prompt: Prompt, one: Answer, other: Answer) -> Comparison:

@@ -42,19 +42,19 @@ class Written:
     left_out: dict[str, str]
 
 
-def read_source(path: Path) -> Source:
-    """Reads a text file, line ends as they are.
+def read_source(path: Path, max_bytes: int = MAX_BYTES) -> Source:
+    """Reads a text file of at most `max_bytes`, line ends as they are.
 
     Raises:
         ConstitutionError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            raw = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:
         raise ConstitutionError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(raw) > MAX_BYTES:
-        raise ConstitutionError(f"{path}: larger than {MAX_BYTES} bytes")
+    if len(raw) > max_bytes:
+        raise ConstitutionError(f"{path}: larger than {max_bytes} bytes")
     try:
         return Source(str(path), raw.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ from constitutional.checks import coded_digest
 from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, RunError, nearest
 from constitutional.feedback.gate import require
+from constitutional.interop.pairs import UNUSABLE
 from constitutional.ledger import open_ledger
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
@@ -79,7 +80,7 @@ class RunOutcome:
     @property
     def bad_items(self) -> int:
         """Failures that say something of the input; two equal answers to a prompt are no fault."""
-        kinds = ("too_long", "empty_generation", "empty", "check_error")
+        kinds = ("too_long", "empty_generation", "empty", "check_error", *UNUSABLE)
         return sum(step.result.manifest.failures.get(kind, 0) for step in self.steps for kind in kinds)
 
     @property
@@ -122,9 +123,9 @@ def run_recipe(
         try:
             steps = _run_steps(context, until)
         except GateError:  # the report says why the judge failed
-            write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
+            write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
             raise
-        report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
+        report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
 
@@ -223,7 +224,7 @@ def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
         "templates": {"pack": pack.ref, **{name: pack.digest(name) for name in pack.templates}},
         "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")},
         **_more_judges(inputs),
-        "prompts": len(inputs.prompts),
+        "prompts": len(inputs.every_prompt),
         "seed": recipe.seed,
         "versions": package_versions(),
         "python": platform.python_version(),
@@ -236,7 +237,7 @@ def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
         write_atomic(path, constitution.to_json() + "\n")
     if identities:
         _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
-    write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.prompts))
+    write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.every_prompt))
 
 
 def _more_judges(inputs: Inputs) -> dict[str, dict[str, str]]:

@@ -17,13 +17,14 @@ from constitutional.constitution.code import open_checks
 from constitutional.display import Display
 from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.feedback.judging.ways import Way
+from constitutional.interop.pairs import LabelledPairs, read_pairs
 from constitutional.ledger import Ledger
 from constitutional.pipeline.jury import Juror, jury
 from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
 from constitutional.runs import RunFolder, StageResult
-from constitutional.settings import PromptSource, Recipe, SamplingSettings
+from constitutional.settings import PromptSettings, PromptSource, Recipe, SamplingSettings
 from constitutional.templates import TemplatePack, load_pack
 
 Done = dict[str, StageResult]
@@ -50,6 +51,13 @@ class Inputs:
     prompts: tuple[Prompt, ...]
     checks: Mapping[str, Check]
     """The opened checks of the principles that are code, by `id@version`."""
+    pairs: LabelledPairs | None
+    """The pairs of `sample.pairs`."""
+
+    @property
+    def every_prompt(self) -> tuple[Prompt, ...]:
+        """The prompts to answer, and those of the pairs, which nothing answers."""
+        return self.prompts + (self.pairs.prompts if self.pairs else ())
 
     def select(self, kind: PromptKind, split: Split) -> list[Prompt]:
         """The prompts of one kind and split, in file order."""
@@ -57,7 +65,7 @@ class Inputs:
 
     def prompt(self, prompt_id: str) -> Prompt:
         """A prompt by its id."""
-        return next(p for p in self.prompts if p.id == prompt_id)
+        return next(p for p in self.every_prompt if p.id == prompt_id)
 
     def spec(self, role: str) -> str:
         """The model spec behind `policy`, `feedback` or `judge` (the labels'), `self` and defaults resolved."""
@@ -204,6 +212,29 @@ def _split_and_cut(prompts: list[Prompt], source: PromptSource) -> list[Prompt]:
     return train[: source.limit] + heldout[: source.heldout_limit]
 
 
+def _load_prompts(settings: PromptSettings, recipe_file: Path) -> list[Prompt]:
+    sources: list[tuple[PromptKind, PromptSource | None]] = [
+        ("red_team", settings.red_team),
+        ("helpful", settings.helpful),
+        ("benign", settings.benign),
+    ]
+    prompts: list[Prompt] = []
+    for kind, source in sources:
+        if source is not None:
+            prompts += _split_and_cut(load_prompts(str(resolve_path(recipe_file, source.path)), kind), source)
+    if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
+        raise DataError(f"{settings.red_team.path}: no red-team prompt with split 'train'")
+    return prompts
+
+
+def _load_pairs(recipe: Recipe, recipe_file: Path) -> LabelledPairs | None:
+    source = recipe.sample.pairs
+    if source is None:
+        return None
+    path = str(resolve_path(recipe_file, source.path))
+    return read_pairs(path, kind=source.kind, seed=recipe.seed, limit=source.limit)
+
+
 def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     """Loads what a recipe names.
 
@@ -214,18 +245,8 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     constitution, checks = composed.constitution, open_checks(composed)
     pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
     pack = pack.with_few_shots(constitution.few_shots)
-    sources: list[tuple[PromptKind, PromptSource | None]] = [
-        ("red_team", recipe.prompts.red_team),
-        ("helpful", recipe.prompts.helpful),
-        ("benign", recipe.prompts.benign),
-    ]
-    prompts: list[Prompt] = []
-    for kind, source in sources:
-        if source is not None:
-            prompts += _split_and_cut(load_prompts(str(resolve_path(recipe_file, source.path)), kind), source)
-    if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
-        raise DataError(f"{recipe.prompts.red_team.path}: no red-team prompt with split 'train'")
-    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts), checks)
+    prompts = _load_prompts(recipe.prompts, recipe_file) if recipe.prompts is not None else []
+    inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts), checks, _load_pairs(recipe, recipe_file))
     for step, phase in PHASE_OF.items():
         if inputs.runs(step):
             inputs.taking_part(phase)

@@ -27,7 +27,8 @@ Pairs = dict[tuple[System, System, PromptKind], list[Comparison]]
 
 def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Held-out prompts → one answer of each system (EvaluatedAnswer records)."""
-    draw = ctx.sampling("policy", max_tokens=ctx.recipe.evaluation.max_tokens)
+    settings = ctx.recipe.evaluation
+    draw = ctx.sampling("policy", max_tokens=settings.max_tokens, temperature=settings.temperature)
     prompts = [p for kind in KINDS for p in ctx.select(kind, "heldout")]
     systems: dict[System, str] = {"base": ctx.spec("policy")}
     if "sft" in done:

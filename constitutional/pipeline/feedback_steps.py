@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from constitutional.feedback.applies import Applicability, applies, unread
+from constitutional.feedback.contrast import contrast, contrasting
 from constitutional.feedback.respond import respond
 from constitutional.feedback.revise import revise
 from constitutional.feedback.sample import compare_revision, sample
+from constitutional.interop.pairs import LabelledPairs, label_counts
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.records import (
     Answer,
@@ -16,9 +18,12 @@ from constitutional.records import (
     Prompt,
     Revision,
     seed_for,
+    short_digest,
 )
 from constitutional.runs import StageResult, write_atomic
 from constitutional.runs.logs import read_rows
+
+_PAIRS_A_CHUNK = 10_000
 
 
 def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -137,8 +142,30 @@ def usable_revisions(ctx: Context, done: Done) -> list[Revision]:
     return [r for r in found if r.final and (r.usable or keep_flagged) and r.final != r.initial]
 
 
+def _given_pairs(ctx: Context, pairs: LabelledPairs, number: int) -> StageResult:
+    """The comparisons of a file, its labels (labels.jsonl), and a Failure for each row that gave none."""
+    labels, found = [label.to_json() for label in pairs.labels], pairs.in_order
+    content = short_digest([labels, [item.to_json() for item in found]])
+    stage = ctx.folder.stage(number, "sample", {"pairs": content, "seed": ctx.recipe.seed}, {})
+    stage.run_chunks(found, lambda chunk, index: chunk, chunk_size=_PAIRS_A_CHUNK, output_type=Comparison)
+    if stage.result() is None:
+        write_atomic(stage.folder / "labels.jsonl", "".join(label + "\n" for label in labels))
+    return stage.finish(label_counts(pairs.labels), outputs=["labels.jsonl"])
+
+
+def _contrast_key(ctx: Context) -> dict[str, object]:
+    """What the step's key holds of contrast pairs; nothing where there are none."""
+    if not ctx.recipe.sample.contrast:
+        return {}
+    asked = contrasting(ctx.taking_part("judge"))
+    requests = [[p.ref, p.comparison_request, p.negated_comparison_request] for p in asked]
+    return {"contrast": requests, "contrast_template": ctx.pack.digest("contrast")}
+
+
 def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Red-team prompts → pairs of answers to compare: two draws of SL-CAI, and revision and original (Comparisons)."""
+    if ctx.pairs is not None:
+        return _given_pairs(ctx, ctx.pairs, number)
     settings, prompts = ctx.recipe.sample, ctx.select("red_team", "train")
     draw = ctx.sampling("policy", temperature=settings.temperature)
     spec = ctx.trained(done, "sft")
@@ -155,6 +182,8 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
             "sampling": draw.model_dump(mode="json"),
             "n": settings.n,
             "revisions": ["drop_flagged", ctx.recipe.sft.drop_flagged] if settings.revisions else [],
+            **({"compare": settings.compare} if settings.compare != "neighbours" else {}),
+            **_contrast_key(ctx),
             "seed": ctx.recipe.seed,
             "chunk_size": ctx.recipe.chunk_size,
         },
@@ -166,15 +195,27 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
 
     def work(chunk: Sequence[Prompt], index: int) -> list[Comparison | Failure]:
         pairs: list[Comparison | Failure] = [against_original[p.id] for p in chunk if p.id in against_original]
-        pairs += sample(
-            chunk,
-            policy=policy.backend,
-            pack=ctx.pack,
-            sampling=draw,
-            n=settings.n,
-            seed=seed_for(ctx.recipe.seed, "sample"),
-            chunk=index,
-        )
+        if settings.contrast:
+            pairs += contrast(
+                chunk,
+                policy=policy.backend,
+                pack=ctx.pack,
+                principles=ctx.taking_part("judge"),
+                sampling=draw,
+                seed=seed_for(ctx.recipe.seed, "sample"),
+                chunk=index,
+            )
+        else:
+            pairs += sample(
+                chunk,
+                policy=policy.backend,
+                pack=ctx.pack,
+                sampling=draw,
+                n=settings.n,
+                seed=seed_for(ctx.recipe.seed, "sample"),
+                chunk=index,
+                compare=settings.compare,
+            )
         place = {prompt.id: i for i, prompt in enumerate(chunk)}  # prompt by prompt, so that a limit takes both kinds
         return sorted(pairs, key=lambda pair: place[pair.item_id if isinstance(pair, Failure) else pair.prompt_id])
 

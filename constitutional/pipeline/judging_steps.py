@@ -134,7 +134,10 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     clamp = ctx.recipe.label.clamp
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
-    if not by_judge or contrast:
+    negated = ctx.recipe.sample.contrast and not by_judge  # contrast pairs say themselves which answer is preferred
+    if negated:
+        inputs["sample"] = done["sample"]
+    if (not by_judge and not negated) or contrast:
         inputs["revise"] = done["revise"]
     if contrast:
         inputs["helpful"] = done["helpful"]
@@ -157,6 +160,9 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         comparisons = done["sample"].records(Comparison)[: ctx.recipe.judging.limit]
         asked = {c.id for c in comparisons}
         judgments = done["judge"].records(Judgment)
+    elif negated:
+        comparisons = done["sample"].records(Comparison)[: ctx.recipe.judging.limit]
+        judgments, asked = [], set()
     else:
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
         judgments, asked = [], set()

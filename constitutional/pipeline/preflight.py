@@ -9,6 +9,7 @@ from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
 from constitutional.constitution.diff import diff, summary
 from constitutional.errors import ConfigError, DataError, LedgerError, RunError, nearest
+from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
@@ -19,7 +20,7 @@ from constitutional.runs import StageResult
 NEEDS: dict[str, tuple[str, ...]] = {
     "sft": ("revise", "helpful"),
     "judge": ("sample",),
-    "label": ("revise", "sample", "gate", "judge"),
+    "label": ("sample", "gate", "judge"),
     "pm": ("label",),
     "rl": ("pm",),
     "evaluate": ("answers",),
@@ -49,6 +50,18 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, or `gate.human`
             without a principle for the judge that applies to every pair.
     """
+    labels_revisions = not inputs.recipe.sample.contrast or inputs.recipe.pm.contrast
+    if labels_revisions and "label" in steps and "revise" not in steps:
+        raise ConfigError("stages: 'label' needs 'revise', which is left out")
+    if inputs.recipe.sample.contrast and "sample" in steps:
+        if inputs.pairs is not None:
+            raise ConfigError("sample.pairs takes the place of every other comparison: leave out sample.contrast")
+        if not contrasting(inputs.taking_part("judge")):
+            raise ConfigError("sample.contrast: no principle has a comparison_request and a negated_comparison_request")
+        if "contrast" not in inputs.pack.templates:
+            raise ConfigError(f"sample.contrast: template pack {inputs.pack.ref} has no contrast.j2")
+    if inputs.recipe.sample.revisions and inputs.pairs is not None:
+        raise ConfigError("sample.pairs takes the place of every other comparison: leave out sample.revisions")
     if inputs.recipe.sample.revisions and "sample" in steps and "revise" not in steps:
         raise ConfigError("stages: sample.revisions needs 'revise', which is left out")
     if inputs.recipe.pm.contrast and "label" in steps and "helpful" not in steps:
@@ -134,8 +147,9 @@ def check_prompts(inputs: Inputs, steps: Sequence[str]) -> None:
         DataError: no held-out red-team prompt.
     """
     if "answers" in steps and not inputs.select("red_team", "heldout"):
+        source = inputs.recipe.prompts.red_team.path if inputs.recipe.prompts else "prompts"
         raise DataError(
-            f"{inputs.recipe.prompts.red_team.path}: no held-out red-team prompts: give rows `split: heldout`, or set "
+            f"{source}: no held-out red-team prompts: give rows `split: heldout`, or set "
             "prompts.red_team.limit and heldout_limit to hold out the rows after the limit"
         )
 

@@ -107,8 +107,12 @@ def corpus_of(view: RunView, beside: Iterable[str]) -> Corpus:
 def _read_steps(corpus: Corpus, view: RunView, run: str) -> None:
     _read_comparisons(corpus, view, run)
     for name in view.folders:
-        if (result := view.step(name)) is not None and LABELS in result.manifest.outputs:
-            corpus.labels.read_file(result.folder / LABELS, corpus.reader.comparisons.numbers)
+        result = view.step(name)
+        if result is None or LABELS not in result.manifest.outputs:
+            continue
+        path = result.folder / LABELS
+        if path.stat().st_size:  # pairs without a label are no fault
+            corpus.labels.read_file(path, corpus.reader.comparisons.numbers)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
