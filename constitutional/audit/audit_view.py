@@ -94,6 +94,11 @@ class Matrix:
     lines: tuple[tuple[Cell, ...], ...]
 
     @property
+    def paired(self) -> bool:
+        """Whether any two principles were asked of the same comparison."""
+        return bool(self.panel.pairs)
+
+    @property
     def drills(self) -> list[tuple[str, list[Cell]]]:
         """Each cell once, under the first of its two principles; those with nothing contested left out."""
         found = [(head, [c for c in line[k:] if c.rows]) for k, (head, line) in enumerate(self._rows())]
