@@ -78,7 +78,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: str) -> None:
     assert parsed.wrong == [] and parsed.open == []
     assert HOSTILE.split("\x1b")[0].strip() in " ".join(parsed.text)
     known = (
-        "html head meta title style body header p h1 h2 h3 h4 span nav a main section div table thead tr th tbody td"
+        "html head meta title style body header p h1 h2 h3 h4 span nav a main section div table thead tr th tbody td ol"
     )
     known += " caption small svg line circle rect polyline text figure figcaption ul li dl dt dd strong code br details"
     assert set(parsed.tags) <= {*known.split(), "summary", "pre", "footer"}

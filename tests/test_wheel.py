@@ -31,6 +31,8 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path):
     for needed in (
         "runs/stage.py",
         "audit/report.html.j2",
+        "audit/report_audit.j2",
+        "audit/audit.html.j2",
         "_data/constitutions/minimal.yaml",
         "_data/constitutions/young_learners.lock",
         "constitution/starter.yaml",

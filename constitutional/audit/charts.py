@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from constitutional.audit.figures import Curve
+from constitutional.audit.measures.records import CalibrationBin
 from constitutional.records import Record
 
 WIDTH, HEIGHT = 360.0, 190.0
@@ -46,6 +47,55 @@ class Histogram(Record):
     n: int
     bars: tuple[Bar, ...]
     x_ticks: tuple[Tick, ...]
+
+
+class Whisker(Record):
+    """A point with its interval, upright, and the count beside it."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    n: int
+
+
+class Reliability(Record):
+    """How often the judge is right at each confidence; on the diagonal it is as sure as it is right."""
+
+    title: str
+    n: int
+    points: tuple[Whisker, ...]
+    diagonal: tuple[float, float, float, float]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def reliability_chart(bins: Sequence[CalibrationBin], title: str) -> Reliability:
+    """Bins of confidence from 1/2 to 1 against the share that was right, from 0 to 1."""
+
+    def x(confidence: float) -> float:
+        return round(_LEFT + (confidence - 0.5) * 2 * (WIDTH - _LEFT - _RIGHT), 1)
+
+    def y(share: float) -> float:
+        return round(HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM), 1)
+
+    return Reliability(
+        title=title,
+        n=sum(b.right.n for b in bins),
+        points=tuple(
+            Whisker(
+                x=x(b.mean_confidence),
+                y=y(b.right.share),
+                low=y(b.right.interval.low),
+                high=y(b.right.interval.high),
+                n=b.right.n,
+            )
+            for b in bins
+        ),
+        diagonal=(x(0.5), y(0.5), x(1.0), y(1.0)),
+        x_ticks=tuple(Tick(at=x(c / 10), label=f"{10 * c}\u202f%") for c in range(5, 11)),
+        y_ticks=tuple(Tick(at=y(share / 4), label=f"{25 * share}\u202f%") for share in range(5)),
+    )
 
 
 def line_chart(curve: Curve, title: str) -> LineChart:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from constitutional.audit.audit_view import ShownAudit, audit_values, show_audit
 from constitutional.audit.charts import histogram_chart, line_chart
 from constitutional.audit.current import open_view
 from constitutional.audit.figures import ReportFigures, report_figures
+from constitutional.audit.pages import AUDIT_SECTIONS, drawn
 from constitutional.audit.status import total_tokens
 from constitutional.audit.transcripts import Heldout, Training, heldout_transcripts, training_transcripts
-from constitutional.audit.wording import FILTERS, clean, labels_why, summary
+from constitutional.audit.wording import labels_why, summary
+from constitutional.errors import LedgerError
 from constitutional.evaluation.evaluate import KINDS
 from constitutional.principles import Constitution
 from constitutional.records import Prompt
@@ -37,7 +40,7 @@ _SECTIONS = (
     ("recipe", "Recipe"),
     ("revise", "Revision"),
     ("gate", "Gate"),
-    ("principles", "Principles"),
+    *AUDIT_SECTIONS,
     ("labels", "Labels"),
     ("training", "Training"),
     ("evaluation", "Evaluation"),
@@ -68,11 +71,24 @@ def write_report(run_folder: Path, recipe: Recipe, constitution: Constitution, p
     with open_view(run_folder) as view:
         figures = report_figures(view, recipe, constitution, by_id)
         heldout, training = heldout_transcripts(view, by_id), training_transcripts(view, by_id)
-    text = json.dumps(_with_shares(figures.model_dump(mode="json")), indent=1, allow_nan=False)
-    write_atomic(run_folder / "report.json", text + "\n")
+    audited = _audited(run_folder, recipe.name)
+    found = figures.model_dump(mode="json") | (audited.figures() if isinstance(audited, ShownAudit) else {})
+    write_atomic(run_folder / "report.json", json.dumps(_with_shares(found), indent=1, allow_nan=False) + "\n")
     path = run_folder / "report.html"
-    write_atomic(path, render_report(figures, recipe, constitution, heldout, training))
+    write_atomic(path, render_report(figures, recipe, constitution, heldout, training, audited))
     return path
+
+
+def _audited(run_folder: Path, name: str) -> ShownAudit | str | None:
+    """The audit under the recipe's name, which unlike the folder's is the same in equal runs; or why there is none."""
+    try:
+        found = show_audit([run_folder])
+    except LedgerError as error:
+        return str(error)
+    if not found.audit.principles:
+        return None
+    runs = tuple(run.model_copy(update={"name": name}) for run in found.audit.runs)
+    return replace(found, audit=found.audit.model_copy(update={"runs": runs}))
 
 
 def render_report(
@@ -81,8 +97,9 @@ def render_report(
     constitution: Constitution,
     heldout: Sequence[Heldout],
     training: Sequence[Training],
+    audited: ShownAudit | str | None = None,
 ) -> str:
-    """The page as text."""
+    """The page as text; `audited` is the audit, or why there is none."""
     rows = figures.evaluation.rows if figures.evaluation else ()
     values: dict[str, Any] = {
         "f": figures,
@@ -102,23 +119,12 @@ def render_report(
         "failures": [(s.name, kind, n) for s in figures.steps for kind, n in s.failures.items()],
         "cost": _cost(figures),
         "commands": _commands(heldout, training),
+        "audit": None,
+        "audit_problem": audited if isinstance(audited, str) else "",
     }
-    body = _environment().get_template("report.html.j2")
-    shown = body.render(**values, sections=_SECTIONS)
-    present = [section for section in _SECTIONS if f'<section id="{section[0]}">' in shown]
-    return body.render(**values, sections=present)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=clean,
-        trim_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment
+    if isinstance(audited, ShownAudit):
+        values |= audit_values(audited)
+    return drawn("report.html.j2", values, _SECTIONS)
 
 
 def _cost(figures: ReportFigures) -> dict[str, float]:

@@ -8,9 +8,12 @@ from markupsafe import Markup
 
 from constitutional.audit.figures import ReportFigures
 from constitutional.display import printable
+from constitutional.errors import shortened
 from constitutional.statistics import Interval
 
 NONE = "—"
+EXCERPT, LONG = 90, 1600
+"""Characters of a text in a link, and in full."""
 SYSTEM_NAMES = {"base": "Base", "sl-cai": "SL-CAI", "rl-cai": "RL-CAI"}
 
 
@@ -51,6 +54,21 @@ def words(name: str) -> str:
     return "red-team" if name == "red_team" else name.replace("_", " ")
 
 
+def small(p: float) -> str:
+    """A p value as it is read: to three decimals, the smallest as a bound."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def excerpt(text: str) -> str:
+    """The first words of a text, on one line."""
+    return shortened(" ".join(text.split()), EXCERPT, "…")
+
+
+def long(text: str) -> str:
+    """A text, of a very long one its beginning and how much was left out."""
+    return text if len(text) <= LONG else f"{text[:LONG]}… ({thousands(len(text) - LONG)} more characters)"
+
+
 def system_name(system: str) -> str:
     """A compared model as a reader writes it."""
     return SYSTEM_NAMES.get(system, system)
@@ -64,6 +82,9 @@ FILTERS: dict[str, Callable[..., str]] = {
     "thousands": thousands,
     "words": words,
     "system": system_name,
+    "small": small,
+    "excerpt": excerpt,
+    "long": long,
 }
 
 

@@ -46,6 +46,7 @@ By = Annotated[list[str] | None, typer.Option("--by", help="Slice by this column
 Parquet = Annotated[
     Path | None, typer.Option("--parquet", help="Write principles.parquet and opinions.parquet to a folder.")
 ]
+Html = Annotated[Path | None, typer.Option("--html", help="Write the audit as one HTML file without script.")]
 Draws = Annotated[int, typer.Option("--resamples", help="Bootstrap draws.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
 
@@ -55,6 +56,7 @@ def runs_command(
     runs: Runs,
     as_json: AsJson = False,
     parquet: Parquet = None,
+    html: Html = None,
     labels: Labels = None,
     by: By = None,
     resamples: Draws = 1000,
@@ -71,7 +73,13 @@ def runs_command(
     check_columns(by or [])
     table = make_table(load_corpus(runs, labels or []))
     found = audit_table(table, by=by or [], resamples=resamples, seed=seed)
-    written = write_parquet(parquet, found, table) if parquet is not None else ()
+    written = list(write_parquet(parquet, found, table)) if parquet is not None else []
+    if html is not None:
+        from constitutional.audit.audit_view import show_table
+        from constitutional.audit.pages import write_audit_page
+
+        write_audit_page(html, show_table(table, found))
+        written.append(html)
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
     else:

@@ -128,7 +128,12 @@ def _seconds(view: RunView) -> dict[str, float]:
     return {name: result.manifest.seconds for name, result in found.items() if result is not None}
 
 
-def _read_comparisons(corpus: Corpus, view: RunView, run: str) -> None:
+def comparison_rows(view: RunView) -> Iterator[tuple[str, Path, int, dict[str, Any]]]:
+    """Step, file, line and row of every comparison and labelled comparison of a run, those of current builds first.
+
+    Raises:
+        RunError: a file is damaged.
+    """
     current = {view.path / folder for folder in view.folders.values()}
     builds = [(name, result) for name in STEP_NAMES if (result := view.step(name)) is not None]
     for folder in sorted((view.path / "stages").glob("*/*")):
@@ -136,13 +141,18 @@ def _read_comparisons(corpus: Corpus, view: RunView, run: str) -> None:
             builds.append((EARLIER, result))
     for step, result in builds:
         for path, number, row in _rows(result):
-            if "comparison" in row:
-                comparison = row["comparison"]
-                if isinstance(comparison, dict):
-                    _add(corpus, view, run, step, path, number, comparison)
-                    _label(corpus, path, number, row, comparison)
-            else:
-                _add(corpus, view, run, JUDGED_BY.get(step, step), path, number, row)
+            yield step, path, number, row
+
+
+def _read_comparisons(corpus: Corpus, view: RunView, run: str) -> None:
+    for step, path, number, row in comparison_rows(view):
+        if "comparison" in row:
+            comparison = row["comparison"]
+            if isinstance(comparison, dict):
+                _add(corpus, view, run, step, path, number, comparison)
+                _label(corpus, path, number, row, comparison)
+        else:
+            _add(corpus, view, run, JUDGED_BY.get(step, step), path, number, row)
 
 
 def _rows(result: StageResult) -> Iterator[tuple[Path, int, dict[str, Any]]]:
