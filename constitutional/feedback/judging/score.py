@@ -70,7 +70,7 @@ def grade(dialogues: Sequence[Dialogue], backend: Backend, grades: tuple[str, ..
         short: [long[len(short) :] for long in grades if long != short and long.startswith(short)] for short in grades
     }
     begins = [short for short in grades if longer[short]]
-    fitting = [i for i, dialogue in enumerate(dialogues) if fits(backend, dialogue, 2 * OPTION_TOKENS)]
+    fitting = [i for i, dialogue in enumerate(dialogues) if fits(backend, dialogue, OPTION_TOKENS)]
     asked = [dialogues[i] for i in fitting]
     asked += [_begun(dialogues[i], short) for i in fitting for short in begins]
     options = [grades] * len(fitting) + [tuple(longer[short]) for _ in fitting for short in begins]
