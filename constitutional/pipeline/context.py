@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from constitutional.backends import Backend, open_backend
+from constitutional.backends.endpoint.calls import NAME as CALLS
+from constitutional.backends.endpoint.calls import Calls
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import default_sampling
 from constitutional.checks import Check
@@ -23,7 +25,7 @@ from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
 from constitutional.runs import RunFolder, StageResult
-from constitutional.settings import PromptSource, Recipe, SamplingSettings
+from constitutional.settings import EndpointSettings, PromptSource, Recipe, SamplingSettings
 from constitutional.templates import TemplatePack, load_pack
 
 Done = dict[str, StageResult]
@@ -146,6 +148,14 @@ class Inputs:
         cases = [[p.ref, p.applies_when] for p in principles if p.applies_when is not None]
         return {"applies_when": cases, "applies_template": self.pack.digest("applies")} if cases else {}
 
+    @property
+    def endpoint(self) -> EndpointSettings:
+        """How servers are called; a file of prices is looked up beside the recipe."""
+        settings = self.recipe.endpoint
+        if settings.prices is None:
+            return settings
+        return settings.model_copy(update={"prices": str(resolve_path(self.recipe_file, settings.prices))})
+
     def runs(self, step: str) -> bool:
         """Whether the recipe has a step."""
         return self.recipe.stages is None or step in self.recipe.stages
@@ -158,6 +168,8 @@ class Context(Inputs):
     folder: RunFolder
     ledger: Ledger
     display: Display
+    budget: float | None = None
+    """US dollars that all calls to servers may cost, those of earlier attempts in this folder included."""
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""
@@ -165,7 +177,14 @@ class Context(Inputs):
 
     def open_spec(self, spec: str) -> Backend:
         """Opens any model under the recipe's number type and threads."""
-        return open_backend(spec, dtype=self.recipe.dtype, threads=self.recipe.threads)
+        if not spec.startswith("openai:"):
+            return open_backend(spec, dtype=self.recipe.dtype, threads=self.recipe.threads)
+        return open_backend(spec, endpoint=self.endpoint, calls=self.calls)
+
+    @cached_property
+    def calls(self) -> Calls:
+        """Where the answers of servers are kept."""
+        return Calls(self.folder.path / CALLS, self.budget)
 
     def trained(self, done: Done, step: str) -> str:
         """The spec of the model a training step made; of the policy when the recipe leaves the step out."""

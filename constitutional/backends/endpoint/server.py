@@ -39,7 +39,7 @@ class Server:
         self._asker = Asker(settings)
         self._client = wire.open_client(address, settings.concurrency)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True).start()
+        threading.Thread(target=_live, args=(self._loop,), name="endpoint", daemon=True).start()
         self._end = weakref.finalize(self, _end, self._loop, self._client)
         self._owner: str | None = None
         self.gave_logprobs = False
@@ -156,6 +156,11 @@ class Server:
         except BaseException:
             future.cancel()
             raise
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def _end(loop: asyncio.AbstractEventLoop, client: Any) -> None:
