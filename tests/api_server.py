@@ -17,7 +17,20 @@ from pathlib import Path
 from constitutional.backends.scripted import ScriptedBackend
 from constitutional.records import Message, Sampling, digest, seed_for
 
-TRANSPORT = ("429", "429_after", "429_date", "500", "502", "503", "529", "reset_before", "reset_after", "cut", "stall", "drip")
+TRANSPORT = (
+    "429",
+    "429_after",
+    "429_date",
+    "500",
+    "502",
+    "503",
+    "529",
+    "reset_before",
+    "reset_after",
+    "cut",
+    "stall",
+    "drip",
+)
 GARBAGE = ("html", "broken_json", "no_choices", "null_content", "wrong_schema", "charset", "nan", "no_logprobs", "huge")
 FAULTS = (*TRANSPORT, *GARBAGE)
 REASONS = {400: "Bad Request", 401: "Unauthorized", 429: "Too Many Requests", 500: "Internal Server Error"}
@@ -130,7 +143,9 @@ class Server:
             return None
         kind = seed_for(self.salt, "kind", key, self.asked[key])
         found = self.kinds[kind % len(self.kinds)]
-        return "502" if found in ("stall", "drip") and kind // 1000 % 8 else found  # slow ones are rare: each costs a timeout
+        return (
+            "502" if found in ("stall", "drip") and kind // 1000 % 8 else found
+        )  # slow ones are rare: each costs a timeout
 
     async def _fail(self, fault, writer, path, body, key) -> bool:
         good = json.dumps(self.reply(path, body)).encode()
@@ -214,7 +229,9 @@ class Server:
             else:
                 choice["logprobs"] = {"tokens": [" A"], "token_logprobs": [told[0]], "top_logprobs": [dict(rows)]}
         else:
-            sampling = Sampling(temperature=body["temperature"], max_tokens=body["max_tokens"], seed=body.get("seed", 0))
+            sampling = Sampling(
+                temperature=body["temperature"], max_tokens=body["max_tokens"], seed=body.get("seed", 0)
+            )
             done = self.script.generate([dialogue], sampling)[0]
             text, used = done.text, done.completion_tokens
             marker = "Begin your reply with exactly these words: "

@@ -52,7 +52,10 @@ def opened(server, settings=PATIENT, calls=None):
 def questions(n):
     better = ["sorry no", "sure yes"]
     return [
-        (user(f"Which is kinder? {i}\n\nResponse A: {better[i % 2]}\n\nResponse B: {better[1 - i % 2]}"), assistant("Answer:"))
+        (
+            user(f"Which is kinder? {i}\n\nResponse A: {better[i % 2]}\n\nResponse B: {better[1 - i % 2]}"),
+            assistant("Answer:"),
+        )
         for i in range(n)
     ]
 
@@ -105,7 +108,7 @@ def test_a_body_cut_at_any_byte_is_no_answer(server):
 def test_lasting_garbage_is_an_invalid_item_and_never_a_verdict(server, fault):
     """Twenty items meet it every time; the others are answered."""
     server.always = (fault, "kinder? 1")  # 1, 10-19, 100-109
-    asked = [i for i in range(110) if str(i)[0] == "1" and i < 20 or 100 <= i]
+    asked = [i for i in range(110) if (str(i)[0] == "1" and i < 20) or i >= 100]
     backend = opened(server)
     found = backend.loglikelihood(questions(110), [OPTIONS] * 110)
     bad = [i for i, one in enumerate(found) if one.fault]

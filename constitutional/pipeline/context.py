@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from constitutional.backends import Backend, open_backend
+from constitutional.backends.endpoint.batch_files import write_batches
 from constitutional.backends.endpoint.calls import NAME as CALLS
 from constitutional.backends.endpoint.calls import Calls
 from constitutional.backends.identity import identify
@@ -17,7 +18,7 @@ from constitutional.config import resolve_path
 from constitutional.constitution import load_composed
 from constitutional.constitution.code import open_checks
 from constitutional.display import Display
-from constitutional.errors import ConfigError, DataError, nearest
+from constitutional.errors import ConfigError, DataError, PendingError, nearest
 from constitutional.feedback.judging.ways import Way
 from constitutional.ledger import Ledger
 from constitutional.pipeline.jury import Juror, jury
@@ -170,6 +171,8 @@ class Context(Inputs):
     display: Display
     budget: float | None = None
     """US dollars that all calls to servers may cost, those of earlier attempts in this folder included."""
+    batch: Path | None = None
+    """A folder for batch files, which calls to servers are written to instead of being made."""
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""
@@ -184,7 +187,26 @@ class Context(Inputs):
     @cached_property
     def calls(self) -> Calls:
         """Where the answers of servers are kept."""
-        return Calls(self.folder.path / CALLS, self.budget)
+        return Calls(self.folder.path / CALLS, self.budget, offline=self.batch is not None)
+
+    def close_calls(self) -> None:
+        """Notes in events.jsonl what servers answered and what it cost; writes what waits to batch files.
+
+        Raises:
+            PendingError: calls wait.
+        """
+        if "calls" not in self.__dict__:
+            return
+        calls = self.calls
+        self.folder.event("endpoint", answered=calls.count(), usd=round(calls.spent, 6), served=calls.served())
+        waiting = write_batches(calls, self.batch) if self.batch is not None else ()
+        calls.close()
+        if waiting:
+            raise PendingError(
+                f"{sum(count for _, count in waiting)} calls wait in {', '.join(str(path) for path, _ in waiting)}: have "
+                f"them answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, and give "
+                "this command again"
+            )
 
     def trained(self, done: Done, step: str) -> str:
         """The spec of the model a training step made; of the policy when the recipe leaves the step out."""

@@ -85,14 +85,18 @@ class EndpointBackend:
         answers = self._server.ask([request for request, _ in asked])
         return [self._completion(a, opening, sampling) for a, (_, opening) in zip(answers, asked, strict=True)]
 
-    def _completion(self, found: tuple[Answered | Unanswered, float], opening: str, sampling: Sampling) -> Completion | Unanswered:
+    def _completion(
+        self, found: tuple[Answered | Unanswered, float], opening: str, sampling: Sampling
+    ) -> Completion | Unanswered:
         answer, seconds = found
         if isinstance(answer, Unanswered):
             return answer
         text = answer.text
         if opening:
             if not text.lstrip().startswith(opening):
-                return Unanswered(kind="no_opening", message=f"the answer does not begin with the words asked for: {opening}")
+                return Unanswered(
+                    kind="no_opening", message=f"the answer does not begin with the words asked for: {opening}"
+                )
             text = text.lstrip()[len(opening) :]
         places = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
         finish: FinishReason = "stop" if places else answer.finish
@@ -122,8 +126,10 @@ class EndpointBackend:
         owner = self._server.owner()
         short = [i for i, options in enumerate(continuations) if all(len(option) <= LONG for option in options)]
         requests = [top_request(self.address, batch[i], owner) for i in short]
-        if requests and not self._server.gave_logprobs:
-            self._server.ask(requests[:1])  # alone: a server without log-probabilities is asked once, not a thousand times
+        if requests and not self._server.gave_logprobs and not self._server.offline:
+            self._server.ask(
+                requests[:1]
+            )  # alone: a server without log-probabilities is asked once, not a thousand times
         tops = dict(zip(short, self._server.ask(requests), strict=True))
         reads: dict[int, Read] = {}
         for i, (answer, _) in tops.items():
@@ -132,7 +138,10 @@ class EndpointBackend:
         wanted = [(i, n) for i in range(len(batch)) for n in _by_tokens(i, continuations[i], tops, reads)]
         tails = self._tails([(batch[i], continuations[i][n]) for i, n in wanted], owner)
         by_place = dict(zip(wanted, tails, strict=True))
-        return [self._likelihood(i, d, c, tops, reads, by_place) for i, (d, c) in enumerate(zip(batch, continuations, strict=True))]
+        return [
+            self._likelihood(i, d, c, tops, reads, by_place)
+            for i, (d, c) in enumerate(zip(batch, continuations, strict=True))
+        ]
 
     def _tails(self, asked: Sequence[tuple[Dialogue, str]], owner: str) -> list[tuple[float, Answered] | Unanswered]:
         """Log-probabilities of continuations from their own tokens."""

@@ -60,23 +60,26 @@ def load_prices(path: Path | None) -> dict[str, Price]:
 class Calls:
     """The open store of a run; several models share it. Usable from any thread."""
 
-    def __init__(self, path: Path | None, budget: float | None = None) -> None:
+    def __init__(self, path: Path | None, budget: float | None = None, *, offline: bool = False) -> None:
         """Opens the store, in memory when `path` is None.
 
         Args:
             path: made when absent.
             budget: US dollars that all calls ever kept here, and those under way, may cost.
+            offline: calls are noted for batch files and not made.
 
         Raises:
             RunError: it cannot be written.
         """
-        self.path, self.budget = path, budget
+        self.path, self.budget, self.offline = path, budget, offline
         self._lock = threading.Lock()
         self._reserved = 0.0
         try:
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")  # an answer outlives a kill; a power cut may cost the last ones
+            self._db.execute(
+                "PRAGMA synchronous=NORMAL"
+            )  # an answer outlives a kill; a power cut may cost the last ones
             self._db.executescript(_SCHEMA)
             (self.spent,) = self._db.execute("SELECT coalesce(sum(usd), 0.0) FROM calls").fetchone()
         except sqlite3.Error as error:
@@ -148,16 +151,19 @@ class Calls:
         names = Counter(f"{m}: {a['served']}" + (f" {a['fingerprint']}" if a["fingerprint"] else "") for m, a in said)
         return dict(sorted(names.items()))
 
-    def set_offline(self, model: str, requests: dict[str, str]) -> None:
-        """Notes calls that a batch file asks, by key: what an answer read back is checked against."""
+    def wait_for(self, model: str, requests: dict[str, str]) -> None:
+        """Notes calls for batch files, by key, as JSON: what an answer read back is checked against."""
         with self._lock:
             rows = [(model, key, text) for key, text in requests.items()]
             self._db.execute("BEGIN")
             self._db.executemany("INSERT OR REPLACE INTO offline VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
 
-    def offline(self, key: str) -> tuple[str, str] | None:
-        """The model and the request of a call in a batch file; None for a key no batch file of this run holds."""
+    def noted(self, *, waiting: bool) -> list[tuple[str, str, str]]:
+        """Noted calls in their order: model, key, request. With `waiting` only those without an answer."""
+        unanswered = "NOT EXISTS (SELECT 1 FROM calls c WHERE c.model = o.model AND c.key = o.key)"
+        where = unanswered if waiting else "1"
         with self._lock:
-            found = self._db.execute("SELECT model, request FROM offline WHERE key = ?", (key,)).fetchone()
-        return None if found is None else (str(found[0]), str(found[1]))
+            return self._db.execute(
+                f"SELECT model, key, request FROM offline o WHERE {where} ORDER BY o.rowid"
+            ).fetchall()

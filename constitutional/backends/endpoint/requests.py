@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,10 @@ class Request:
     def key(self) -> str:
         """Digest of the question: what resume looks up. The server is part of what asks (`calls`)."""
         return digest([self.path, self.body])
+
+    def to_json(self) -> str:
+        """Path and body as one JSON line, ASCII only."""
+        return json.dumps({"path": self.path, "body": self.body})
 
     @property
     def characters(self) -> int:
@@ -105,7 +110,10 @@ def prompt_request(address: Address, dialogue: Dialogue, continuation: str, owne
         return Request(False, body | {"prompt": harmless(last)} | how)
     if owner != "vllm":
         return None
-    said = (*(dialogue[:-1] if opened else dialogue), dialogue[-1].model_copy(update={"role": "assistant", "content": last}))
+    said = (
+        *(dialogue[:-1] if opened else dialogue),
+        dialogue[-1].model_copy(update={"role": "assistant", "content": last}),
+    )
     return Request(True, body | _messages(said, owner) | {"prompt_logprobs": 0})
 
 

@@ -17,7 +17,7 @@ from constitutional.backends.endpoint.asking import Asker, Halted
 from constitutional.backends.endpoint.calls import Calls, Price
 from constitutional.backends.endpoint.faults import Garbage, NoLogprobs, Rejected, no_logprobs
 from constitutional.backends.endpoint.requests import Request
-from constitutional.errors import BackendError, ConfigError
+from constitutional.errors import BackendError, ConfigError, PendingError
 from constitutional.settings import EndpointSettings
 
 T = TypeVar("T")
@@ -49,8 +49,18 @@ class Server:
         """Ends the thread and closes its connections; a second call does nothing."""
         self._end()
 
+    @property
+    def offline(self) -> bool:
+        """Whether calls are noted for batch files instead of being made."""
+        return self._calls.offline
+
     def owner(self) -> str:
-        """Who made the server, as its list of models says (`vllm` ...); empty where it does not say. Asked once."""
+        """Who made the server, as its list of models says (`vllm` ...); empty where it does not say.
+
+        Asked once; not at all where calls go to batch files, which anybody may answer.
+        """
+        if self.offline:
+            return ""
         if self._owner is None:
             self._owner = self._run(self._find_owner())
         return self._owner
@@ -78,11 +88,15 @@ class Server:
         Raises:
             BackendError: the server cannot be reached within the patience, or refuses us.
             BudgetError: the budget may not be enough. All answers that came are kept in either case.
+            PendingError: calls were noted for a batch file.
         """
         by_key = {request.key: request for request in requests}
         found: dict[str, Found] = {k: (a, 0.0) for k, a in self._calls.find(self._identity, by_key).items()}
         self._note(found)
         fresh = {key: request for key, request in by_key.items() if key not in found}
+        if fresh and self._calls.offline:
+            self._calls.wait_for(self._identity, {key: request.to_json() for key, request in fresh.items()})
+            raise PendingError(f"{len(fresh)} calls wait for a batch file")
         if fresh:
             made = self._run(self._all(fresh))
             self._note(made)
