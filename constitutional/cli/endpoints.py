@@ -14,7 +14,8 @@ def estimate_command(
     from constitutional.cli.running import recipe_with
     from constitutional.pipeline import chosen_steps
     from constitutional.pipeline.context import load_inputs
-    from constitutional.pipeline.estimate import estimate, render_estimate
+    from constitutional.pipeline.estimate import estimate
+    from constitutional.pipeline.estimate_table import render_estimate
 
     recipe = recipe_with(recipe_file, sets, limit, prompts)
     inputs = load_inputs(recipe, recipe_file)

@@ -40,8 +40,8 @@ def respond(
 ) -> Iterator[Answer | Failure]:
     """Draws `draws` answers per prompt, prompt by prompt.
 
-    A prompt that does not fit is a Failure (`too_long`), so is one that a server did not answer (its own kind), and so is an answer without text (`empty_generation`) unless
-    `allow_empty`: for an evaluation, saying nothing is an answer.
+    A prompt that does not fit is a Failure (`too_long`), so is one that a server did not answer (its own kind), and so
+    is an answer without text (`empty_generation`) unless `allow_empty`: for an evaluation, saying nothing is an answer.
     """
     dialogues = [pack.render("respond", conversation=prompt.messages).dialogue for prompt in prompts]
     drawn = []

@@ -203,9 +203,9 @@ class Context(Inputs):
         calls.close()
         if waiting:
             raise PendingError(
-                f"{sum(count for _, count in waiting)} calls wait in {', '.join(str(path) for path, _ in waiting)}: have "
-                f"them answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, and give "
-                "this command again"
+                f"{sum(count for _, count in waiting)} calls wait in {', '.join(str(path) for path, _ in waiting)}: "
+                f"have them answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, "
+                "and give this command again"
             )
 
     def trained(self, done: Done, step: str) -> str:

@@ -196,11 +196,8 @@ def _questions(
     if way.mode == "vote":
         return [one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})]
     if way.mode == "cot":
-        reasoned = {"calls": 2 * n * way.samples, "completion": drawn}
-        return [
-            one.model_copy(update=reasoned),
-            one.model_copy(update={"calls": 2 * n * way.samples, "prompt": length + drawn}),
-        ]
+        reasoned = one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})
+        return [reasoned, reasoned.model_copy(update={"prompt": length + drawn, "completion": 1})]
     if way.mode == "score":
         grades = inputs.pack.grades
         begun = sum(any(other != short and other.startswith(short) for other in grades) for short in grades)
@@ -222,13 +219,11 @@ def _gate(inputs: Inputs) -> list[_Asked]:
     ]
     n = sum(len(item.principles) for item in asked)
     found = _questions(inputs, way, inputs.juror.spec, n, prompts, list(by_judge.values()))
-    own = [item for item in labelled if item.source == "examples" and item.principles[0] in {p.ref for p in principles}]
-    cases = sum(
-        by is not None for item in own for by in [inputs.constitution.principle(item.principles[0]).applies_when]
-    )
     conditional = [p for p in principles if p.applies_when is not None]
+    refs = {p.ref for p in conditional}
+    cases = sum(item.source == "examples" and item.principles[0] in refs for item in labelled)
     length = _mean(inputs, "applies", prompts, conditional)
-    return found + [_asked(inputs, "judge", cases, length, 1, inputs.recipe.chunk_size)]
+    return [*found, _asked(inputs, "judge", cases, length, 1, inputs.recipe.chunk_size)]
 
 
 def _judge(inputs: Inputs) -> list[_Asked]:
@@ -267,46 +262,3 @@ def _evaluate(inputs: Inputs) -> list[_Asked]:
     n = len(shown) * pairs
     found = _questions(inputs, inputs.juror.way, inputs.juror.spec, n * count, shown, principles)
     return found + (_applies(inputs, shown, principles) if n else [])
-
-
-def render_estimate(loads: Sequence[Load]) -> str:
-    """The estimate as a text table, the sum below."""
-    rows = [("step", "role", "model", "calls", "tokens in", "tokens out", "US$", "time")]
-    rows += [(one.step, one.role, one.model, *_figures(one)) for one in loads]
-    known = [one.usd for one in loads if one.usd is not None]
-    total = Load(
-        step="total",
-        role="",
-        model="",
-        calls=sum(one.calls for one in loads),
-        prompt_tokens=sum(one.prompt_tokens for one in loads),
-        completion_tokens=sum(one.completion_tokens for one in loads),
-        usd=math.fsum(known) if known else None,
-        seconds=math.fsum(one.seconds or 0 for one in loads) if any(one.seconds is not None for one in loads) else None,
-    )
-    rows.append(("total", "", "", *_figures(total)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    unpriced = sorted({one.model for one in loads if one.usd is None and one.model.startswith("openai:")})
-    notes = [
-        "at most: every draft drawn, every principle asked, every answer as long as it may be; a token is four characters"
-    ]
-    notes.append(
-        f"time of servers: {FIRST_TOKEN:g} s a call and {A_SECOND:g} tokens a second, in the limits of `endpoint:`"
-    )
-    if unpriced:
-        notes.append(f"no price is known of {', '.join(unpriced)} (endpoint.prices)")
-    return "\n".join([line.rstrip() for line in lines] + notes)
-
-
-def _figures(one: Load) -> tuple[str, str, str, str, str]:
-    time = (
-        "-"
-        if one.seconds is None
-        else f"{int(one.seconds) // 3600}:{int(one.seconds) // 60 % 60:02d}:{int(one.seconds) % 60:02d}"
-    )
-    usd = "-" if one.usd is None else f"{one.usd:.2f}"
-    return f"{one.calls}", f"{one.prompt_tokens}", f"{one.completion_tokens}", usd, time

@@ -38,6 +38,6 @@ def check_lost(step: str, result: StageResult, most: float) -> None:
     missing, asked = lost(step, result)
     if asked and missing / asked > most:
         raise RunError(
-            f"{step}: {missing} of {asked} items failed ({missing / asked:.1%}), more than --fail-on-error {most:g} allows; "
-            f"they are listed in {result.folder} and the report"
+            f"{step}: {missing} of {asked} items failed ({missing / asked:.1%}), more than --fail-on-error {most:g} "
+            f"allows: they are listed in {result.folder} and the report"
         )

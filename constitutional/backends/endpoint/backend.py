@@ -94,9 +94,7 @@ class EndpointBackend:
         text = answer.text
         if opening:
             if not text.lstrip().startswith(opening):
-                return Unanswered(
-                    kind="no_opening", message=f"the answer does not begin with the words asked for: {opening}"
-                )
+                return Unanswered(kind="no_opening", message=f"the answer does not begin as asked: {opening}")
             text = text.lstrip()[len(opening) :]
         places = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
         finish: FinishReason = "stop" if places else answer.finish
@@ -127,9 +125,7 @@ class EndpointBackend:
         short = [i for i, options in enumerate(continuations) if all(len(option) <= LONG for option in options)]
         requests = [top_request(self.address, batch[i], owner) for i in short]
         if requests and not self._server.gave_logprobs and not self._server.offline:
-            self._server.ask(
-                requests[:1]
-            )  # alone: a server without log-probabilities is asked once, not a thousand times
+            self._server.ask(requests[:1])  # alone: a server without log-probabilities is not asked a thousand times
         tops = dict(zip(short, self._server.ask(requests), strict=True))
         reads: dict[int, Read] = {}
         for i, (answer, _) in tops.items():
@@ -150,8 +146,8 @@ class EndpointBackend:
             request = prompt_request(self.address, dialogue, continuation, owner)
             if request is None:
                 raise BackendError(
-                    f"{self.model}: {continuation.strip()!r} is more than one token there, and the server does not tell "
-                    "of a prompt's tokens: use a template pack whose options are single letters, or `mode: vote`"
+                    f"{self.model}: {continuation.strip()!r} is more than one token there, and the server tells "
+                    "nothing of a prompt's tokens: use a template pack with options of one letter, or `mode: vote`"
                 )
             requests.append(request)
         found: list[tuple[float, Answered] | Unanswered] = []

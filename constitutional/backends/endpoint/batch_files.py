@@ -1,8 +1,8 @@
 """Batch files: calls as OpenAI's batch jsonl, to be answered by somebody's offline service, and the answers read back.
 
 A line is `{"custom_id": KEY, "method": "POST", "url": "/v1/chat/completions", "body": {...}}`; an answer's line holds
-`custom_id` and `response.body` (OpenAI's service and `vllm run-batch` write it so). A file is for one model and one path, as
-these services want it. Answers pass the same checks as those of live calls.
+`custom_id` and `response.body` (OpenAI's service and `vllm run-batch` write it so). A file is for one model and one
+path, as these services want it. Answers pass the same checks as those of live calls.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write_batches(calls: Calls, folder: Path) -> tuple[tuple[Path, int], ...]:
 
 
 def read_batch(calls: Calls, path: Path) -> BatchRead:
-    """Keeps the answers in a file. Calls that it does not answer go on waiting. Reading a file twice is reading it once.
+    """Keeps the answers in a file; calls that it does not answer go on waiting. Reading it twice is reading it once.
 
     Raises:
         DataError: the file cannot be read, or a line is no answer to a call of this run; named as file:line.

@@ -77,9 +77,7 @@ class Calls:
         try:
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(
-                "PRAGMA synchronous=NORMAL"
-            )  # an answer outlives a kill; a power cut may cost the last ones
+            self._db.execute("PRAGMA synchronous=NORMAL")  # outlives a kill; a power cut may cost a few
             self._db.executescript(_SCHEMA)
             (self.spent,) = self._db.execute("SELECT coalesce(sum(usd), 0.0) FROM calls").fetchone()
         except sqlite3.Error as error:

@@ -8,7 +8,7 @@ from constitutional.errors import BackendError
 class Fault(Exception):
     """No answer came: asked again until the patience is at its end, which then ends the run, resumably.
 
-    `overloaded` says that fewer calls at once may help, `retry_after` how many seconds the server wants to be left alone.
+    `overloaded` says that fewer calls at once may help, `retry_after` how long the server wants to be left alone.
     """
 
     def __init__(self, message: str, *, overloaded: bool = False, retry_after: float = 0.0) -> None:

@@ -23,7 +23,7 @@ LONG = 16
 
 @dataclass(frozen=True)
 class Read:
-    """Options read from first tokens: log-probabilities, what the listed tokens leave over, and who is not among them."""
+    """Options read from first tokens: log-probabilities, what the listed tokens leave over, who is not among them."""
 
     logprobs: tuple[float, ...]
     missing: float

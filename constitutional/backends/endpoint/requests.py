@@ -9,7 +9,7 @@ from typing import Any
 
 from constitutional.backends.endpoint.address import Address
 from constitutional.backends.tokens import is_raw_text
-from constitutional.records import Dialogue, Sampling, digest
+from constitutional.records import Dialogue, Sampling, assistant, digest
 
 TOP = 20
 """Alternatives a token is asked for: the most that OpenAI gives, and vLLM without being told."""
@@ -112,7 +112,7 @@ def prompt_request(address: Address, dialogue: Dialogue, continuation: str, owne
         return None
     said = (
         *(dialogue[:-1] if opened else dialogue),
-        dialogue[-1].model_copy(update={"role": "assistant", "content": last}),
+        assistant(last),
     )
     return Request(True, body | _messages(said, owner) | {"prompt_logprobs": 0})
 
