@@ -1,4 +1,4 @@
-"""Whole runs on a real local server: faults, kills, budgets, outages, batch files, and the key that must not be seen."""
+"""Whole runs on a real local server: faults, kills, budgets, outages, batch files, and a key that nobody may see."""
 
 import json
 import os
@@ -19,7 +19,6 @@ from api_server import Server
 from recipes import write_recipe
 from test_pipeline import outcome
 
-from constitutional.audit.current import open_view
 from constitutional.audit.trace import problems, trace
 from constitutional.backends.endpoint import asking
 from constitutional.backends.endpoint.address import parse_address
@@ -92,12 +91,12 @@ def test_a_run_under_faults_is_the_run_without_and_the_key_is_nowhere(served, tm
     assert set(lock["models"].values()) == {parse_address(f"m@{server.url}").identity}
     with open_ledger_read_only(tmp_path / "clean" / "ledger.sqlite") as ledger:
         judgments = list(ledger.judgments())
-    assert judgments and all(j.outcome == "preference" and "127.0.0.1" not in j.to_json() for j in judgments)
+    assert judgments and {j.outcome for j in judgments} <= {"preference", "tie"}
+    assert not any("127.0.0.1" in j.to_json() for j in judgments)
     note = json.loads(judgments[0].raw)["endpoint"]
     assert note["model"] == "m-2026" and note["fingerprint"] == "fp_1" and note["opening"] == "continued"
     assert 0 <= note["missing_mass"] < 0.01
-    with open_view(tmp_path / "clean") as view:
-        assert not problems(trace(tmp_path / "clean", judgments[0].id)) or view
+    assert problems(trace(tmp_path / "clean", judgments[0].id)) == []
     events = [json.loads(line) for line in (tmp_path / "clean" / "events.jsonl").read_text().splitlines()]
     (told,) = [event for event in events if event["kind"] == "endpoint"]
     assert list(told["served"]) == [f"{lock['models']['judge']}: m-2026 fp_1"]
@@ -180,7 +179,7 @@ def test_a_principle_whose_calls_all_fail_is_counted_and_ends_the_run_where_aske
         kind = [j for j in ledger.judgments() if j.principle == "kind@1.0.0"]
         others = [j for j in ledger.judgments() if j.principle != "kind@1.0.0"]
     assert kind and all(j.outcome == "invalid" and j.p_a is None and "HTML" in j.raw for j in kind)
-    assert all(j.outcome == "preference" for j in others)
+    assert {j.outcome for j in others} <= {"preference", "tie"}
     assert "invalid" in Path(result.report).read_text()
     with pytest.raises(RunError, match=r"gate: 8 of 24 items failed \(33.3%\)"):
         run(recipe, tmp_path / "strict", fail_on_error=0.2)
