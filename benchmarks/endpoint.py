@@ -2,8 +2,9 @@
 
     python benchmarks/endpoint.py [--calls 400] [--latency 0.02]
 
-First one call after another (what is added to a call), then 64 at once on a server that takes `latency` seconds. "bare" is the SDK as it comes, its own parsing included; "ours" checks every answer, keeps it in a
-database and holds to the policy. The server is a process of its own.
+First one call after another (what is added to a call), then 64 at once on a server that takes `latency` seconds.
+"bare" is the SDK as it comes, its own parsing included; "ours" checks every answer, keeps it in a database and holds to
+the policy. The server is a process of its own.
 """
 
 from __future__ import annotations

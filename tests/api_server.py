@@ -53,7 +53,7 @@ class Server:
         self._not_before: dict[str, float] = {}
 
     def __enter__(self):
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._gate = asyncio.new_event_loop(), asyncio.Event()
         self._loop.set_exception_handler(lambda loop, context: None)  # connections that end with the test
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -128,12 +128,15 @@ class Server:
 
     async def _together(self) -> None:
         """Waits until `hold` calls are under way, or as many as there still are to answer."""
-        deadline = time.monotonic() + 60
-        while self.busy < min(self.hold, self.expected - sum(self.answered.values())):
-            if time.monotonic() > deadline:
-                self.lonely += 1
-                return
-            await asyncio.sleep(0.01)
+        gate = self._gate
+        if self.busy >= min(self.hold, self.expected - sum(self.answered.values())):
+            self._gate = asyncio.Event()
+            gate.set()
+            return
+        try:
+            await asyncio.wait_for(gate.wait(), 100)
+        except TimeoutError:
+            self.lonely += 1
 
     def _fault(self, key, body) -> str | None:
         if self.always and self.always[1] in json.dumps(body):

@@ -1,6 +1,7 @@
 """Calls to a real local server with planted faults: the answers are those of a server without faults, or records.
 
-CALLS is the number of calls of the big run, FAULTS_EACH how often each kind of garbage is sent to one call.
+CALLS is the number of calls of the big run; ENDPOINT_TIMEOUT the seconds after which a stalled attempt is given up, more
+on a machine that is busy with other things.
 """
 
 import math
@@ -26,8 +27,9 @@ from constitutional.records import Sampling, assistant, user
 from constitutional.settings import EndpointSettings
 
 CALLS = int(os.environ.get("CALLS", "2000"))
+TIMEOUT = float(os.environ.get("ENDPOINT_TIMEOUT", "5"))
 SAMPLING = Sampling(temperature=1.0, max_tokens=40, seed=3)
-PATIENT = EndpointSettings(timeout=4.0, patience=900.0, concurrency=64)
+PATIENT = EndpointSettings(timeout=TIMEOUT, patience=900.0, concurrency=64)
 OPTIONS = (" A", " B")
 
 
@@ -88,11 +90,11 @@ def test_thirty_percent_faults_change_nothing_and_lose_nothing(server):
     assert server.most_busy <= 64
     backend.close()
     wait_for(lambda: server.connections == 0)
-    assert not [t for t in threading.enumerate() if t.name == "endpoint"]
+    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "endpoint"])
 
 
 def wait_for(what):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -33,6 +33,7 @@ from constitutional.records import Revision
 from constitutional.runs import load_result
 
 KEY = "sk-planted-0123456789abcdef"
+TIMEOUT = float(os.environ.get("ENDPOINT_TIMEOUT", "5"))
 KILLS = int(os.environ.get("KILLS", "20")) // 4
 
 
@@ -49,7 +50,7 @@ def served(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path / "in", prompts=8)
     with Server(tmp_path / "in" / "model.yaml", key=KEY) as server:
         spec = f"openai:m@{server.url}"
-        settings = "endpoint: {timeout: 4, patience: 600, concurrency: 16}\n"
+        settings = f"endpoint: {{timeout: {TIMEOUT}, patience: 600, concurrency: 16}}\n"
         recipe.write_text(recipe.read_text().replace("scripted:model.yaml", spec) + settings)
         monkeypatch.setenv(f"CONSTITUTIONAL_KEY_127_0_0_1_{server.port}", KEY)
         yield server, recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -190,8 +191,7 @@ def _end(loop: asyncio.AbstractEventLoop, client: Any) -> None:
         await asyncio.gather(*others, return_exceptions=True)
         await client.close()
 
-    try:
+    with contextlib.suppress(TimeoutError, RuntimeError):  # the thread is a daemon: nobody waits for it longer
         asyncio.run_coroutine_threadsafe(last(), loop).result(5)
-    except (TimeoutError, RuntimeError):
-        return
-    loop.call_soon_threadsafe(loop.stop)
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(loop.stop)
