@@ -49,7 +49,9 @@ class Server:
         self.planted: Counter[str] = Counter()
         self.bodies: list[dict] = []
         self.busy = self.most_busy = self.connections = 0
-        self.too_early = self.hold = self.expected = self.lonely = 0
+        self.too_early = 0
+        self.hold = self.expected = self.lonely = 0
+        """Calls are answered only while `hold` are under way, of `expected` in all; `lonely` ones gave up waiting."""
         self._not_before: dict[str, float] = {}
 
     def __enter__(self):
@@ -79,6 +81,7 @@ class Server:
             counter.clear()
         self.bodies.clear()
         self.most_busy = self.too_early = 0
+        self.hold = self.expected = self.lonely = 0
 
     async def _serve(self, reader, writer):
         self.connections += 1

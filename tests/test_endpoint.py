@@ -115,6 +115,10 @@ def test_control_tokens_in_texts_are_broken(text, shown):
     assert harmless(text) == shown
 
 
+def test_half_a_surrogate_pair_can_be_sent():
+    assert harmless("a \ud800 b") == "a \ufffd b"
+
+
 def test_plain_text_stays_as_it_is():
     for text in ("if a < b | c > d", "[1] <b>bold</b>", "A|B", "<s3>", "x<y"):
         assert harmless(text) == text

@@ -1,7 +1,7 @@
 """Calls to a real local server with planted faults: the answers are those of a server without faults, or records.
 
-CALLS is the number of calls of the big run; ENDPOINT_TIMEOUT the seconds after which a stalled attempt is given up, more
-on a machine that is busy with other things.
+CALLS is the number of calls of the big run; ENDPOINT_TIMEOUT the seconds after which a stalled attempt is given up:
+more of them for a machine that is busy with other things.
 """
 
 import math

@@ -20,7 +20,7 @@ from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
 from constitutional.checks import coded_digest
 from constitutional.display import Display, Silent
-from constitutional.errors import ConfigError, GateError, RunError, nearest
+from constitutional.errors import ConfigError, GateError, PendingError, RunError, nearest
 from constitutional.feedback.gate import require
 from constitutional.ledger import open_ledger
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
@@ -131,6 +131,8 @@ def run_recipe(
         )
         try:
             steps = _run_steps(context, until, fail_on_error)
+        except PendingError as error:
+            raise PendingError(context.write_waiting()) from error
         except GateError:  # the report says why the judge failed
             write_report(folder.path, inputs.recipe, inputs.constitution, inputs.prompts)
             raise

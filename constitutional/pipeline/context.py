@@ -18,7 +18,7 @@ from constitutional.config import resolve_path
 from constitutional.constitution import load_composed
 from constitutional.constitution.code import open_checks
 from constitutional.display import Display
-from constitutional.errors import ConfigError, DataError, PendingError, nearest
+from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.feedback.judging.ways import Way
 from constitutional.ledger import Ledger
 from constitutional.pipeline.jury import Juror, jury
@@ -190,23 +190,21 @@ class Context(Inputs):
         return Calls(self.folder.path / CALLS, self.budget, offline=self.batch is not None)
 
     def close_calls(self) -> None:
-        """Notes in events.jsonl what servers answered and what it cost; writes what waits to batch files.
+        """Notes in events.jsonl what servers answered so far and what it cost, and closes the store."""
+        if "calls" in self.__dict__:
+            calls = self.calls
+            self.folder.event("endpoint", answered=calls.count(), usd=round(calls.spent, 6), served=calls.served())
+            calls.close()
 
-        Raises:
-            PendingError: calls wait.
-        """
-        if "calls" not in self.__dict__:
-            return
-        calls = self.calls
-        self.folder.event("endpoint", answered=calls.count(), usd=round(calls.spent, 6), served=calls.served())
-        waiting = write_batches(calls, self.batch) if self.batch is not None else ()
-        calls.close()
-        if waiting:
-            raise PendingError(
-                f"{sum(count for _, count in waiting)} calls wait in {', '.join(str(path) for path, _ in waiting)}: "
-                f"have them answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, "
-                "and give this command again"
-            )
+    def write_waiting(self) -> str:
+        """Writes the calls that wait to batch files; says what to do with them."""
+        assert self.batch is not None
+        written = write_batches(self.calls, self.batch)
+        return (
+            f"{sum(count for _, count in written)} calls wait in {', '.join(str(path) for path, _ in written)}: have them "
+            f"answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, and give this "
+            "command again"
+        )
 
     def trained(self, done: Done, step: str) -> str:
         """The spec of the model a training step made; of the policy when the recipe leaves the step out."""

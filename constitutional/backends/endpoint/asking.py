@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from constitutional.backends.endpoint.faults import Fault, Garbage
-from constitutional.backends.endpoint.wire import NEEDS
+from constitutional.backends.endpoint.wire import require_extra
 from constitutional.errors import BackendError
 from constitutional.settings import EndpointSettings
 
@@ -85,11 +85,9 @@ class Asker:
         Raises:
             BackendError: the extra `api` is missing.
         """
-        try:
-            import aiolimiter
-            import tenacity  # noqa: F401
-        except ImportError as error:
-            raise BackendError(f"{NEEDS} ({error.name} is missing)") from error
+        require_extra()
+        import aiolimiter
+
         self.settings, self.slots, self.halted = settings, Slots(settings.concurrency), asyncio.Event()
         self._limiters: list[tuple[Any, bool]] = []
         for most, of_tokens in ((settings.requests_per_minute, False), (settings.tokens_per_minute, True)):

@@ -27,6 +27,9 @@ _CONTROL = re.compile(
 )
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 @dataclass(frozen=True)
 class Request:
     """One call: its path under the base URL, and its body."""
@@ -49,17 +52,19 @@ class Request:
         return json.dumps({"path": self.path, "body": self.body})
 
     @property
-    def characters(self) -> int:
-        """Length of what the model reads."""
-        return sum(len(m["content"]) for m in self.body["messages"]) if self.chat else len(self.body["prompt"])
+    def size(self) -> int:
+        """Bytes of text that the model reads."""
+        texts = [m["content"] for m in self.body["messages"]] if self.chat else [self.body["prompt"]]
+        return sum(len(text.encode()) for text in texts)
 
 
 def harmless(text: str) -> str:
     """Text whose control tokens are none any more: a space is put behind the first character of each.
 
-    Servers turn a message's text into tokens themselves, and some take `<|im_end|>` in it for the end of the turn.
+    Servers turn a message's text into tokens themselves, and some take `<|im_end|>` in it for the end of the turn. Half
+    a surrogate pair, which UTF-8 has no form for, becomes the replacement character.
     """
-    return _CONTROL.sub(lambda match: match[0] + " ", text)
+    return _CONTROL.sub(lambda match: match[0] + " ", _HALF.sub("\ufffd", text))
 
 
 def completion_request(

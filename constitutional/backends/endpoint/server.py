@@ -25,8 +25,8 @@ T = TypeVar("T")
 Found = tuple[Answered | Unanswered, float]
 """An answer, or why there is none, and the seconds it took."""
 
-CHARACTERS_A_TOKEN = 3.0
-"""For limits and budgets, where what counts is not to guess too low: English text has about four."""
+BYTES_A_TOKEN = 3.0
+"""For limits and budgets, where what counts is not to guess too low: English text has about four, Chinese three."""
 
 
 class Server:
@@ -129,7 +129,7 @@ class Server:
 
     async def _one(self, key: str, request: Request) -> Found:
         most = int(request.body["max_tokens"])
-        tokens = int(request.characters / CHARACTERS_A_TOKEN) + most
+        tokens = int(request.size / BYTES_A_TOKEN) + most
         worst = self._price.of(tokens - most, most) if self._price else 0.0
 
         async def once() -> Answered:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Any
 
 from constitutional.backends.endpoint.address import Address, api_key, key_hint, redacted
@@ -25,17 +26,27 @@ TOO_LONG = ("context_length", "context length", "maximum context", "too long", "
 NEEDS = "models behind an API need the extra `api`: pip install 'constitutional[api]'"
 
 
+def require_extra() -> None:
+    """Says at once what a run would need later.
+
+    Raises:
+        BackendError: a package of the extra `api` is missing.
+    """
+    for package in ("openai", "tenacity", "aiolimiter"):
+        if find_spec(package) is None:
+            raise BackendError(f"{NEEDS} ({package} is missing)")
+
+
 def open_client(address: Address, connections: int) -> Any:
     """A client of the SDK that retries nothing and holds this server's key only.
 
     Raises:
         BackendError: the SDK is missing.
     """
-    try:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-    except ImportError as error:
-        raise BackendError(f"{NEEDS} ({error.name} is missing)") from error
+    require_extra()
+    import httpx2
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     client = AsyncOpenAI(
         api_key=api_key(address) or "none",
