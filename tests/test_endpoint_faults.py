@@ -30,6 +30,7 @@ CALLS = int(os.environ.get("CALLS", "2000"))
 TIMEOUT = float(os.environ.get("ENDPOINT_TIMEOUT", "5"))
 SAMPLING = Sampling(temperature=1.0, max_tokens=40, seed=3)
 PATIENT = EndpointSettings(timeout=TIMEOUT, patience=900.0, concurrency=64)
+PLAIN = EndpointSettings(timeout=600.0, patience=3600.0)
 OPTIONS = (" A", " B")
 
 
@@ -129,7 +130,7 @@ def test_lasting_garbage_is_an_invalid_item_and_never_a_verdict(server, fault):
 def test_sixty_four_calls_at_once_are_kept_up(server):
     """The server answers only while 64 calls are under way: one slot left empty and it would wait for ever."""
     server.hold, server.expected = 64, 640
-    opened(server, EndpointSettings()).generate(prompts(640), SAMPLING)
+    opened(server, PLAIN).generate(prompts(640), SAMPLING)
     assert (server.most_busy, server.lonely, len(server.answered)) == (64, 0, 640)
 
 
@@ -165,7 +166,7 @@ def test_one_rejected_request_among_good_ones_is_the_items_failure(server):
 def test_an_outage_ends_the_run_within_the_patience_and_keeps_what_was_answered(server, tmp_path):
     """H5."""
     calls = Calls(tmp_path / "calls.sqlite")
-    settings = EndpointSettings(timeout=0.5, patience=1.0, concurrency=8)
+    settings = EndpointSettings(timeout=600.0, patience=1.0, concurrency=8)
     backend = opened(server, settings, calls)
     server.always = ("reset_before", "Prompt 3")
     started = time.monotonic()
@@ -201,18 +202,17 @@ def test_a_server_without_logprobs_names_the_mode_that_needs_none(server):
 
 
 def test_requests_a_minute_are_kept(server):
-    settings = EndpointSettings(requests_per_minute=1200, concurrency=64)
+    settings = PLAIN.model_copy(update={"requests_per_minute": 60.0})
     backend = opened(server, settings)
-    backend.generate(prompts(1200), SAMPLING)  # the bucket is empty now: 20 a second from here
     started = time.monotonic()
-    backend.generate([(user(f"Prompt x{i}"),) for i in range(20)], SAMPLING)
-    assert time.monotonic() - started > 0.7
+    backend.generate(prompts(61), SAMPLING)  # 60 may come at once, the list of models is one, and then one a second
+    assert time.monotonic() - started > 1.5
 
 
 def test_the_budget_is_never_exceeded_and_the_rest_is_asked_when_it_is_raised(server, tmp_path):
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: {prompt: 1000.0, completion: 2000.0}\n")
-    settings = PATIENT.model_copy(update={"prices": str(prices)})
+    settings = PLAIN.model_copy(update={"prices": str(prices)})
     calls = Calls(tmp_path / "calls.sqlite", budget=2.0)
     with pytest.raises(BudgetError, match="are spent"):
         opened(server, settings, calls).generate(prompts(200), SAMPLING)

@@ -201,9 +201,9 @@ class Context(Inputs):
         assert self.batch is not None
         written = write_batches(self.calls, self.batch)
         return (
-            f"{sum(count for _, count in written)} calls wait in {', '.join(str(path) for path, _ in written)}: have them "
-            f"answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, and give this "
-            "command again"
+            f"{sum(count for _, count in written)} calls wait in {', '.join(str(path) for path, _ in written)}: have "
+            f"them answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, and give "
+            "this command again"
         )
 
     def trained(self, done: Done, step: str) -> str:
