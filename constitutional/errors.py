@@ -45,6 +45,14 @@ def _rebuild_backend_error(message: str, retryable: bool) -> BackendError:
     return BackendError(message, retryable=retryable)
 
 
+class BudgetError(ConstitutionalError, RuntimeError):
+    """The next call to a paid model could exceed the budget; what is answered is kept."""
+
+
+class PendingError(ConstitutionalError, RuntimeError):
+    """Calls to a model wait in a batch file, to be answered elsewhere and read back."""
+
+
 class LedgerError(ConstitutionalError, RuntimeError):
     """A ledger that cannot be opened, written or verified."""
 

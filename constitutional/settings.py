@@ -290,6 +290,21 @@ class RlSettings(Record):
     trl: dict[str, Scalar] = Field(default_factory=dict)
 
 
+class EndpointSettings(Record):
+    """How servers are called (`openai:` models). No part of what a stage is known by: answers do not depend on it.
+
+    `concurrency` is the most calls at once; `timeout` the seconds of one attempt, `patience` those of all attempts of a
+    call and the pauses between them. `prices` is a file of US dollars per million tokens, by model name.
+    """
+
+    concurrency: Count = 64
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    patience: Annotated[float, Field(gt=0)] = 900.0
+    prices: str | None = None
+
+
 class EvaluationSettings(Record):
     """How many pairs of answers the judge sees, under how many principles each, and how answers are drawn.
 
@@ -336,6 +351,7 @@ class Recipe(Record):
     pm: PmSettings = PmSettings()
     rl: RlSettings = RlSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    endpoint: EndpointSettings = EndpointSettings()
 
     @model_validator(mode="after")
     def _has_something_to_answer(self) -> Self:

@@ -101,7 +101,7 @@ def embedded() -> Backend:
 @pytest.mark.parametrize("pack", ["chat", "transcript"])
 @pytest.mark.parametrize("mode", ["logprob", "cot", "vote", "score"])
 def test_the_embedded_model_answers_in_every_mode(embedded: Backend, mode: str, pack: str) -> None:
-    draw = Sampling(temperature=0.7, max_tokens=8, seed=1)
+    draw = Sampling(temperature=0.7, max_tokens=16, seed=1)
     way = Way(mode, samples=2, sampling=draw) if mode in ("cot", "vote") else Way(mode)  # type: ignore[arg-type]
     pair = judge([PAIR], assigned=[[KIND]], backend=embedded, pack=load_pack(pack), seed=0, way=way)
     found = list(pair)

@@ -1,17 +1,23 @@
 """Models behind two verbs: `generate` and `loglikelihood`, batch in, batch out, order kept.
 
-A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `scripted:FILE`);
-`open_backend` turns the spec into a live backend and imports the heavy library only then.
+A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `openai:MODEL@BASE_URL`,
+`scripted:FILE`); `open_backend` turns the spec into a live backend and imports the heavy library only then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
+
+from pydantic import JsonValue
 
 from constitutional.backends.specs import split_spec
 from constitutional.records import Completion, Dialogue, Record, Sampling
+from constitutional.settings import EndpointSettings
+
+if TYPE_CHECKING:
+    from constitutional.backends.endpoint.calls import Calls
 
 
 class Likelihood(Record):
@@ -19,6 +25,17 @@ class Likelihood(Record):
 
     logprobs: tuple[float, ...]
     prompt_tokens: int
+    fault: str | None = None
+    """Why there are none, where what came back from a server is no answer; all of `logprobs` are NaN then."""
+    note: Mapping[str, JsonValue] | None = None
+    """What a judgment should keep of how they came about: what a server says of itself, what it left unsaid."""
+
+
+class Unanswered(Record):
+    """An item a model did not answer, though it answers others: `too_long`, `content_filter`, `invalid_answer` ..."""
+
+    kind: str
+    message: str
 
 
 class Backend(Protocol):
@@ -50,14 +67,38 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(spec: str, *, dtype: str = "auto", threads: int | None = None) -> Backend:
+class Separable(Protocol):
+    """A backend that tells which items of a batch it did not answer; others raise for the whole batch."""
+
+    def generate_each(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion | Unanswered]:
+        """One completion, or the reason why there is none, per dialogue, in order."""
+        ...
+
+
+def generate_each(backend: Backend, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion | Unanswered]:
+    """As `generate`, with the reason in the place of an item that was not answered where the backend can tell."""
+    if hasattr(backend, "generate_each"):
+        return cast(Separable, backend).generate_each(batch, sampling)
+    return list(backend.generate(batch, sampling))
+
+
+def open_backend(
+    spec: str,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    endpoint: EndpointSettings | None = None,
+    calls: Calls | None = None,
+) -> Backend:
     """Opens the model a spec names.
 
     Args:
-        spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME` or `scripted:FILE`.
+        spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `openai:MODEL@BASE_URL` or `scripted:FILE`.
         dtype: what the model computes in: "float32", "bfloat16", or "auto" for the one
             this machine is fast at.
         threads: CPU threads; the engine's own choice when None.
+        endpoint: how a server is called.
+        calls: where a server's answers are kept; in memory when None.
 
     Raises:
         ConfigError: unknown kind of spec.
@@ -72,6 +113,10 @@ def open_backend(spec: str, *, dtype: str = "auto", threads: int | None = None) 
         from constitutional.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(rest, dtype=dtype, threads=threads)
+    if kind == "openai":
+        from constitutional.backends.endpoint.backend import EndpointBackend
+
+        return EndpointBackend(rest, endpoint or EndpointSettings(), calls)
     from constitutional.backends.cpu import resolved_dtype
     from constitutional.backends.identity import identify
     from constitutional.backends.local import LocalBackend

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from constitutional.backends.cpu import resolved_dtype
+from constitutional.backends.endpoint.address import parse_address
 from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.backends.specs import split_spec
 from constitutional.errors import BackendError
@@ -51,6 +52,8 @@ def identify(spec: str, dtype: str) -> str:
         from constitutional.backends import openvino
 
         return str(openvino.identity(rest, dtype))
+    if kind == "openai":
+        return parse_address(rest).identity
     dtype = resolved_dtype(dtype)
     if kind == "embedded":
         from constitutional.backends import embedded

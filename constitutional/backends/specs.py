@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from constitutional.backends.endpoint.address import parse_address
 from constitutional.errors import ConfigError, nearest
 from constitutional.records import Sampling
 
-KINDS = ("local", "embedded", "openvino", "scripted")
+KINDS = ("local", "embedded", "openvino", "openai", "scripted")
 
 # chosen by reading transcripts (docs/LOG.md): a 135M model is incoherent from temperature 0.5 on
 _DEFAULTS = {
@@ -21,6 +22,8 @@ def split_spec(spec: str) -> tuple[str, str]:
         ConfigError: no such kind, with the nearest one.
     """
     kind, colon, rest = spec.partition(":")
+    if kind == "openai":
+        parse_address(rest)  # an error of its own that does not repeat the text: it may hold a secret
     if kind not in KINDS or not colon or not rest:
         raise ConfigError(f"unknown model spec '{spec}': expected KIND:NAME{nearest(kind, KINDS)}")
     return kind, rest

@@ -7,7 +7,10 @@ import signal
 import sys
 from types import FrameType
 
-from constitutional.errors import ConstitutionalError
+from constitutional.errors import BackendError, BudgetError, ConstitutionalError, PendingError
+
+BUDGET_EXIT, PENDING_EXIT = 4, 5
+"""The budget is at its end; calls wait in batch files. Both go on with the same command later."""
 
 
 class Stopped(BaseException):
@@ -35,7 +38,7 @@ def main() -> None:
     except ConstitutionalError as error:
         if debug:
             raise
-        _leave(1, f"error: {error}")
+        _leave(*_stopped(error))
     except Stopped as stop:
         from constitutional.cli.resume import farewell
 
@@ -47,6 +50,19 @@ def main() -> None:
             sys.exit(int(error.exit_code))
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stopped(error: ConstitutionalError) -> tuple[int, str]:
+    """Exit code and message of an error; with the command to resume by where the same one may go on later."""
+    from constitutional.cli.resume import farewell
+
+    if isinstance(error, PendingError):
+        return PENDING_EXIT, str(error)
+    if isinstance(error, BudgetError):
+        return BUDGET_EXIT, farewell(sys.argv[1:], f"stopped: {error}")
+    if isinstance(error, BackendError) and error.retryable:
+        return 1, farewell(sys.argv[1:], f"error: {error}")
+    return 1, f"error: {error}"
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

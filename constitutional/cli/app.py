@@ -36,6 +36,15 @@ Accept = Annotated[
         "--accept-constitution", help="Go on in a folder made under another constitution: the new id@version."
     ),
 ]
+Budget = Annotated[
+    float | None, typer.Option(help="US dollars that calls to servers may cost, earlier attempts included.", min=0)
+]
+MayFail = Annotated[
+    float | None, typer.Option("--fail-on-error", help="Stop when more than this share of a step fails.", min=0, max=1)
+]
+Batch = Annotated[
+    Path | None, typer.Option(help="Write calls to servers into batch files in this folder instead of making them.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -63,11 +72,15 @@ def run(
     until: Annotated[str | None, typer.Option(help="Last step to run.")] = None,
     display: Show = "auto",
     accept_constitution: Accept = None,
+    budget: Budget = None,
+    fail_on_error: MayFail = None,
+    batch: Batch = None,
 ) -> None:
     """Run a recipe; a run that was interrupted goes on where it stopped."""
     from constitutional.cli.running import run_command
 
-    run_command(recipe, out, sets or [], limit, prompts, until, display, accept_constitution)
+    calling = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+    run_command(recipe, out, sets or [], limit, prompts, until, display, accept_constitution, **calling)
 
 
 def _step_command(name: str, what: str) -> None:
@@ -81,10 +94,14 @@ def _step_command(name: str, what: str) -> None:
         prompts: Prompts = None,
         display: Show = "auto",
         accept_constitution: Accept = None,
+        budget: Budget = None,
+        fail_on_error: MayFail = None,
+        batch: Batch = None,
     ) -> None:
         from constitutional.cli.running import run_command
 
-        run_command(recipe, out, sets or [], limit, prompts, name, display, accept_constitution)
+        calling = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+        run_command(recipe, out, sets or [], limit, prompts, name, display, accept_constitution, **calling)
 
     app.command(name, help=f"{what} Runs what it depends on first where that is not finished.")(command)
 
@@ -112,6 +129,31 @@ def validate(path: Annotated[Path, typer.Argument(help="A recipe or a constituti
     from constitutional.cli.running import validate_command
 
     validate_command(path)
+
+
+@app.command()
+def estimate(
+    recipe: RecipeFile,
+    sets: Sets = None,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    until: Annotated[str | None, typer.Option(help="Last step to count.")] = None,
+) -> None:
+    """Say what a recipe would ask of each model: calls, tokens, cost and time by step. Asks nothing."""
+    from constitutional.cli.endpoints import estimate_command
+
+    estimate_command(recipe, sets or [], limit, prompts, until)
+
+
+@app.command()
+def batch(
+    run_folder: RunPath,
+    answers: Annotated[list[Path], typer.Argument(help="Files of answers (batch jsonl).", metavar="ANSWERS...")],
+) -> None:
+    """Read the answers to a run's batch files; the run's own command then goes on with them."""
+    from constitutional.cli.endpoints import batch_command
+
+    batch_command(run_folder, answers)
 
 
 @app.command()

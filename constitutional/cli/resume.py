@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import get_args
 
 
-def farewell(arguments: Sequence[str]) -> str:
+def farewell(arguments: Sequence[str], reason: str = "interrupted") -> str:
     """What to say when a command is stopped.
 
     Args:
         arguments: those it was given, without the program's name.
+        reason: why it was stopped.
     """
     from constitutional.settings import StageName
 
@@ -19,5 +20,6 @@ def farewell(arguments: Sequence[str]) -> str:
     keeps = command in ("run", "judge-pairs", *get_args(StageName)) or any(
         word.split("=")[0] == "--ledger" for word in arguments
     )
-    said = "interrupted; what is finished is kept. Resume with:" if keeps else "interrupted. Start again with:"
+    separator = "\n" if len(reason) > 40 else "; "
+    said = f"{reason}{separator}what is finished is kept. Resume with:" if keeps else f"{reason}. Start again with:"
     return f"{said}\n  {shlex.join(['constitutional', *arguments])}"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from constitutional.display import printable
+
+if TYPE_CHECKING:
+    from constitutional.settings import Recipe
 
 BAD_ITEMS_EXIT = 3
 """The run is complete, but some items could not be used (too long, empty): see the summary and the report."""
@@ -22,22 +26,23 @@ def run_command(
     until: str | None,
     display_mode: str,
     accept_constitution: str | None = None,
+    **calling: Any,
 ) -> None:
-    """Runs a recipe up to a step and prints where the report is."""
-    from constitutional.config import load_recipe
+    """Runs a recipe up to a step and prints where the report is; `calling` is for servers, as in `run_recipe`."""
     from constitutional.display import open_display
     from constitutional.pipeline import run_recipe
 
-    if limit is not None:
-        kinds = ("red_team", "helpful")
-        sets = [*(f"prompts.{kind}.limit={limit}" for kind in kinds), *sets]
-    if prompts is not None:
-        sets = [f"prompts.red_team.path={prompts}", *sets]
-    recipe = load_recipe(recipe_file, sets)
+    recipe = recipe_with(recipe_file, sets, limit, prompts)
     folder = out or Path("runs") / recipe.name
     with open_display(display_mode) as display:
         outcome = run_recipe(
-            recipe, recipe_file, folder, until=until, display=display, accept_constitution=accept_constitution
+            recipe,
+            recipe_file,
+            folder,
+            until=until,
+            display=display,
+            accept_constitution=accept_constitution,
+            **calling,
         )
     table = evaluation_table(outcome.folder)
     if table:
@@ -47,6 +52,18 @@ def run_command(
     typer.echo(f"report: {outcome.report}")
     if outcome.bad_items:
         raise typer.Exit(BAD_ITEMS_EXIT)
+
+
+def recipe_with(recipe_file: Path, sets: list[str], limit: int | None, prompts: str | None) -> Recipe:
+    """The recipe under the options of a command."""
+    from constitutional.config import load_recipe
+
+    if limit is not None:
+        kinds = ("red_team", "helpful")
+        sets = [*(f"prompts.{kind}.limit={limit}" for kind in kinds), *sets]
+    if prompts is not None:
+        sets = [f"prompts.red_team.path={prompts}", *sets]
+    return load_recipe(recipe_file, sets)
 
 
 def evaluation_table(folder: Path) -> str:

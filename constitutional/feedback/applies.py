@@ -144,6 +144,8 @@ def _verdict(
     question: _Question, likelihood: Likelihood | None, template: str, judge_model: str, seed: int
 ) -> Applicability:
     outcome, p_applies, mass = option_probability(likelihood.logprobs) if likelihood else ("error", None, None)
+    fault = likelihood.fault if likelihood else "too long for the judge's context"
+    outcome = "invalid" if likelihood and fault is not None else outcome
     finite = likelihood is not None and all(map(math.isfinite, likelihood.logprobs))
     return Applicability(
         key=question.key,
@@ -156,7 +158,7 @@ def _verdict(
         p_applies=p_applies,
         logprobs=likelihood.logprobs if likelihood and finite else (),
         mass=mass,
-        raw=None if likelihood else "too long for the judge's context",
+        raw=fault,
         usage=Usage(prompt_tokens=likelihood.prompt_tokens if likelihood else 0),
         seed=seed,
     )

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from constitutional.backends import Backend
+from constitutional.backends import Backend, Unanswered, generate_each
 from constitutional.records import Answer, Completion, Dialogue, Failure, Prompt, Sampling, Usage, seed_for
 from constitutional.templates import TemplatePack
 
 
-def generate_fitting(backend: Backend, dialogues: Sequence[Dialogue], sampling: Sampling) -> list[Completion | str]:
-    """Generates for every dialogue that fits the context; the others get the reason as a string instead.
+def generate_fitting(
+    backend: Backend, dialogues: Sequence[Dialogue], sampling: Sampling
+) -> list[Completion | Unanswered]:
+    """Generates for every dialogue that fits the context; the others get the reason instead.
 
     Nothing is ever truncated to make it fit: a shortened question is another question.
     """
     room = [backend.room(dialogue) - sampling.max_tokens for dialogue in dialogues]
     fitting = [i for i, left in enumerate(room) if left >= 0]
-    completions = backend.generate([dialogues[i] for i in fitting], sampling) if fitting else []
+    completions = generate_each(backend, [dialogues[i] for i in fitting], sampling) if fitting else []
     by_row = dict(zip(fitting, completions, strict=True))
-    return [by_row.get(i, f"{-left} tokens too long for the context of {backend.model}") for i, left in enumerate(room)]
+    return [by_row[i] if i in by_row else _too_long(-left, backend.model) for i, left in enumerate(room)]
+
+
+def _too_long(tokens: int, model: str) -> Unanswered:
+    return Unanswered(kind="too_long", message=f"{tokens} tokens too long for the context of {model}")
 
 
 def respond(
@@ -34,8 +40,8 @@ def respond(
 ) -> Iterator[Answer | Failure]:
     """Draws `draws` answers per prompt, prompt by prompt.
 
-    A prompt that does not fit is a Failure (`too_long`), and so is an answer without text (`empty_generation`) unless
-    `allow_empty`: for an evaluation, saying nothing is an answer.
+    A prompt that does not fit is a Failure (`too_long`), so is one that a server did not answer (its own kind), and so
+    is an answer without text (`empty_generation`) unless `allow_empty`: for an evaluation, saying nothing is an answer.
     """
     dialogues = [pack.render("respond", conversation=prompt.messages).dialogue for prompt in prompts]
     drawn = []
@@ -45,8 +51,8 @@ def respond(
     for i, prompt in enumerate(prompts):
         for index, (draw_seed, completions) in enumerate(drawn):
             completion = completions[i]
-            if isinstance(completion, str):
-                yield Failure(item_id=prompt.id, stage="respond", kind="too_long", message=completion)
+            if isinstance(completion, Unanswered):
+                yield unanswered(prompt.id, "respond", completion)
                 break
             if not completion.text.strip() and not allow_empty:
                 yield Failure(
@@ -54,6 +60,11 @@ def respond(
                 )
                 continue
             yield answer_record(prompt.id, completion, index, draw_seed)
+
+
+def unanswered(item_id: str, stage: str, found: Unanswered) -> Failure:
+    """The failure of an item that a model did not answer."""
+    return Failure(item_id=item_id, stage=stage, kind=found.kind, message=found.message)
 
 
 def answer_record(prompt_id: str, completion: Completion, index: int, seed: int) -> Answer:

@@ -11,12 +11,12 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from constitutional.backends import Backend
+from constitutional.backends import Backend, Unanswered
 from constitutional.checks import NO_CHECKS, Check, Score, coded_digest, score
 from constitutional.feedback.applies import Applicability
 from constitutional.feedback.checked import unrevised_round
 from constitutional.feedback.flags import revision_flags
-from constitutional.feedback.respond import generate_fitting, respond
+from constitutional.feedback.respond import generate_fitting, respond, unanswered
 from constitutional.principles import Principle
 from constitutional.records import (
     Answer,
@@ -259,8 +259,8 @@ def _ask(
     settings = sampling.model_copy(update={"seed": seed, "stop": pack.stop})
     completions = generate_fitting(critic, [question.dialogue for question in questions], settings)
     for item, question, completion in zip(items, questions, completions, strict=True):
-        if isinstance(completion, str):
-            item.failure = Failure(item_id=item.prompt.id, stage="revise", kind="too_long", message=completion)
+        if isinstance(completion, Unanswered):
+            item.failure = unanswered(item.prompt.id, "revise", completion)
         else:
             yield item, question, completion
 

@@ -21,7 +21,7 @@ from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
 from constitutional.checks import coded_digest
 from constitutional.display import Display, Silent
-from constitutional.errors import ConfigError, GateError, RunError, nearest
+from constitutional.errors import ConfigError, GateError, PendingError, RunError, nearest
 from constitutional.feedback.gate import require
 from constitutional.interop.pairs import UNUSABLE
 from constitutional.ledger import open_ledger
@@ -29,6 +29,7 @@ from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, 
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
+from constitutional.pipeline.lost import UNANSWERED, check_lost
 from constitutional.pipeline.preflight import (
     check_constitution,
     check_human_preferences,
@@ -82,7 +83,7 @@ class RunOutcome:
     @property
     def bad_items(self) -> int:
         """Failures that say something of the input; two equal answers to a prompt are no fault."""
-        kinds = ("too_long", "empty_generation", "empty", "check_error", *UNUSABLE)
+        kinds = ("too_long", "empty_generation", "empty", "check_error", *UNUSABLE, *UNANSWERED)
         return sum(step.result.manifest.failures.get(kind, 0) for step in self.steps for kind in kinds)
 
     @property
@@ -99,6 +100,9 @@ def run_recipe(
     until: str | None = None,
     display: Display | None = None,
     accept_constitution: str | None = None,
+    budget: float | None = None,
+    fail_on_error: float | None = None,
+    batch: Path | None = None,
 ) -> RunOutcome:
     """Runs a recipe in a run folder; what is finished there under the same settings is reused.
 
@@ -109,9 +113,14 @@ def run_recipe(
         until: the last step to run; all when None.
         display: where progress is told.
         accept_constitution: the name of the recipe's constitution, where the folder was made under another one.
+        budget: US dollars that calls to servers may cost, those of earlier attempts in this folder included.
+        fail_on_error: share of a step's items from which on their failure ends the run.
+        batch: a folder for batch files: calls to servers are written there instead of being made.
 
     Raises:
         ConstitutionalError: bad input (before anything is written), a failed gate, a training that cannot go on.
+        BudgetError: the next calls may cost more than the budget.
+        PendingError: calls wait in batch files.
     """
     if until is not None and until not in STEPS:
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
@@ -121,12 +130,18 @@ def run_recipe(
         check_constitution(folder.path, inputs.constitution, accept_constitution)
         check_ledger(ledger, list(_current(folder).values()))
         _write_lock(folder, inputs)
-        context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent())
+        context = Context(
+            **inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent(), budget=budget, batch=batch
+        )
         try:
-            steps = _run_steps(context, until)
+            steps = _run_steps(context, until, fail_on_error)
+        except PendingError as error:
+            raise PendingError(context.write_waiting()) from error
         except GateError:  # the report says why the judge failed
             write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
             raise
+        finally:
+            context.close_calls()
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
         write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, MODEL_NAMES)
         folder.event("finished", steps=[step.name for step in steps])
@@ -154,7 +169,7 @@ def chosen_steps(recipe: Recipe, until: str | None = None) -> list[str]:
     return wanted[: wanted.index(until) + 1]
 
 
-def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
+def _run_steps(ctx: Context, until: str | None, fail_on_error: float | None = None) -> tuple[StepOutcome, ...]:
     done: Done = {}
     outcomes: list[StepOutcome] = []
     for name in chosen_steps(ctx.recipe, until):
@@ -175,6 +190,8 @@ def _run_steps(ctx: Context, until: str | None) -> tuple[StepOutcome, ...]:
         _write_current(ctx.folder, done)
         if name in MODEL_NAMES:
             _link_model(ctx.folder, MODEL_NAMES[name], result)
+        if fail_on_error is not None:
+            check_lost(name, result, fail_on_error)
         if name == "gate":
             require(load_gate(result))
         release_memory()

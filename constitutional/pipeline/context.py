@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from constitutional.backends import Backend, open_backend
+from constitutional.backends.endpoint.batch_files import write_batches
+from constitutional.backends.endpoint.calls import NAME as CALLS
+from constitutional.backends.endpoint.calls import Calls
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import default_sampling
 from constitutional.checks import Check
@@ -24,7 +27,7 @@ from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
 from constitutional.runs import RunFolder, StageResult
-from constitutional.settings import PromptSettings, PromptSource, Recipe, SamplingSettings
+from constitutional.settings import EndpointSettings, PromptSettings, PromptSource, Recipe, SamplingSettings
 from constitutional.templates import TemplatePack, load_pack
 
 Done = dict[str, StageResult]
@@ -154,6 +157,14 @@ class Inputs:
         cases = [[p.ref, p.applies_when] for p in principles if p.applies_when is not None]
         return {"applies_when": cases, "applies_template": self.pack.digest("applies")} if cases else {}
 
+    @property
+    def endpoint(self) -> EndpointSettings:
+        """How servers are called; a file of prices is looked up beside the recipe."""
+        settings = self.recipe.endpoint
+        if settings.prices is None:
+            return settings
+        return settings.model_copy(update={"prices": str(resolve_path(self.recipe_file, settings.prices))})
+
     def runs(self, step: str) -> bool:
         """Whether the recipe has a step."""
         return self.recipe.stages is None or step in self.recipe.stages
@@ -166,6 +177,10 @@ class Context(Inputs):
     folder: RunFolder
     ledger: Ledger
     display: Display
+    budget: float | None = None
+    """US dollars that all calls to servers may cost, those of earlier attempts in this folder included."""
+    batch: Path | None = None
+    """A folder for batch files, which calls to servers are written to instead of being made."""
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""
@@ -173,7 +188,31 @@ class Context(Inputs):
 
     def open_spec(self, spec: str) -> Backend:
         """Opens any model under the recipe's number type and threads."""
-        return open_backend(spec, dtype=self.recipe.dtype, threads=self.recipe.threads)
+        if not spec.startswith("openai:"):
+            return open_backend(spec, dtype=self.recipe.dtype, threads=self.recipe.threads)
+        return open_backend(spec, endpoint=self.endpoint, calls=self.calls)
+
+    @cached_property
+    def calls(self) -> Calls:
+        """Where the answers of servers are kept."""
+        return Calls(self.folder.path / CALLS, self.budget, offline=self.batch is not None)
+
+    def close_calls(self) -> None:
+        """Notes in events.jsonl what servers answered so far and what it cost, and closes the store."""
+        if "calls" in self.__dict__:
+            calls = self.calls
+            self.folder.event("endpoint", answered=calls.count(), usd=round(calls.spent, 6), served=calls.served())
+            calls.close()
+
+    def write_waiting(self) -> str:
+        """Writes the calls that wait to batch files; says what to do with them."""
+        assert self.batch is not None
+        written = write_batches(self.calls, self.batch)
+        return (
+            f"{sum(count for _, count in written)} calls wait in {', '.join(str(path) for path, _ in written)}: have "
+            f"them answered, read the answers with `constitutional batch {self.folder.path} ANSWERS.jsonl`, and give "
+            "this command again"
+        )
 
     def trained(self, done: Done, step: str) -> str:
         """The spec of the model a training step made; of the policy when the recipe leaves the step out."""

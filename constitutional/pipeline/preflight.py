@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from constitutional.backends.endpoint.wire import require_extra
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
 from constitutional.config import resolve_path
@@ -123,6 +124,8 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     """
     for role in ("policy", "feedback"):
         identify(inputs.spec(role), inputs.recipe.dtype)
+    if any(s.startswith("openai:") for s in (inputs.spec("policy"), inputs.spec("feedback"), *_judges(inputs))):
+        require_extra()
     trained = [step for step in steps if step in TRAINING]
     if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
         raise ConfigError(f"policy: {inputs.recipe.policy} cannot be trained ({trained[0]}): use local: or embedded:")
@@ -133,6 +136,10 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
             f"templates: pack {inputs.pack.ref} does not ask in chat form, but {trained[0]} trains on chat messages: "
             "leave the training steps out (stages:) or use a chat pack"
         )
+
+
+def _judges(inputs: Inputs) -> list[str]:
+    return [juror.spec for juror in inputs.jury]
 
 
 def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:

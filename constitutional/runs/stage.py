@@ -21,7 +21,7 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from constitutional.atomic import atomic_file, cannot_write, write_atomic
-from constitutional.errors import RunError
+from constitutional.errors import PendingError, RunError
 from constitutional.records import Failure, Record, canonical_json, short_digest
 from constitutional.runs.logs import file_digest, json_bytes, read_rows
 from constitutional.runs.manifest import (
@@ -105,23 +105,31 @@ class Stage:
 
         Raises:
             RunError: a chunk cannot be written.
+            PendingError: chunks wait for calls in batch files; the others are done.
             TypeError: `work` gave something else than `output_type` or Failure.
         """
         report = progress or (lambda done, total: None)
         if chunk_size < 1:
             raise RunError(f"stage {self.name}: chunk_size must be at least 1, not {chunk_size}")
         if self.result() is None:
+            pending: PendingError | None = None
             chunks = self._chunk_folder(len(items), chunk_size)
             for index, start in enumerate(range(0, len(items), chunk_size)):
                 path = _chunk_file(chunks, index)
                 if path.exists():
                     continue
                 report(start, len(items))
-                made = list(work(items[start : start + chunk_size], index))
+                try:
+                    made = list(work(items[start : start + chunk_size], index))
+                except PendingError as error:  # the other chunks may have calls to note, too
+                    pending = error
+                    continue
                 lines = [_chunk_line(item, output_type) for item in made]
                 if before_commit:
                     before_commit([item for item in made if isinstance(item, output_type)])
                 write_atomic(path, b"".join(lines))
+            if pending is not None:
+                raise pending
         report(len(items), len(items))
 
     def finish(

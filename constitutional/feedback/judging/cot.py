@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import chain
 from math import fsum
 
-from constitutional.backends import Backend, Likelihood
-from constitutional.feedback.judging.drawn import Drawn, cost, declines, draw, no_room, one_opinion
+from constitutional.backends import Backend, Likelihood, Unanswered
+from constitutional.feedback.judging.drawn import Drawn, cost, declines, draw, fault, no_text, one_opinion
 from constitutional.feedback.judging.logprob import finite, read_options
-from constitutional.feedback.judging.ways import TOO_LONG, Question, Told, Way
+from constitutional.feedback.judging.ways import Question, Told, Way
 from constitutional.feedback.options import option_probability
 from constitutional.records import Dialogue, JudgmentSample, assistant
 from constitutional.templates import TemplatePack
@@ -27,7 +27,7 @@ def ask_cot(questions: Sequence[Question], backend: Backend, pack: TemplatePack,
         concluded(question.dialogue, completion.text, pack.conclusion)
         for question, row in zip(questions, drawn, strict=True)
         for completion, _ in row
-        if completion is not None and not declines(completion.text)
+        if not isinstance(completion, Unanswered) and not declines(completion.text)
     ]
     read = iter(read_options(asked, backend, pack))
     return [_told(question, row, chain(read)) for question, row in zip(questions, drawn, strict=True)]
@@ -45,8 +45,8 @@ def concluded(dialogue: Dialogue, reasoning: str, conclusion: str) -> Dialogue:
 def _told(question: Question, drawn: Sequence[Drawn], read: chain[Likelihood | None]) -> Told:
     samples, prompt_tokens = [], 0
     for completion, seed in drawn:
-        if completion is None:
-            samples.append(no_room(seed))
+        if isinstance(completion, Unanswered):
+            samples.append(no_text(completion, seed))
             continue
         text, finish = completion.text, completion.finish_reason
         if declines(text):
@@ -58,6 +58,7 @@ def _told(question: Question, drawn: Sequence[Drawn], read: chain[Likelihood | N
             continue
         prompt_tokens += likelihood.prompt_tokens
         outcome, p_first, mass = option_probability(likelihood.logprobs)
+        outcome = "invalid" if likelihood.fault is not None else outcome
         samples.append(
             JudgmentSample(
                 text=text,
@@ -77,5 +78,5 @@ def _told(question: Question, drawn: Sequence[Drawn], read: chain[Likelihood | N
         mass=fsum(masses) / len(masses) if masses else None,
         samples=tuple(samples),
         usage=cost(drawn, prompt_tokens),
-        error=TOO_LONG if outcome == "error" else None,
+        error=fault(drawn, outcome),
     )

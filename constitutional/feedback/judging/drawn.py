@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from math import fsum
 
-from constitutional.backends import Backend
-from constitutional.feedback.judging.ways import Question, Way
+from constitutional.backends import Backend, Unanswered
+from constitutional.feedback.judging.ways import TOO_LONG, Question, Way
 from constitutional.feedback.respond import generate_fitting
 from constitutional.records import Completion, JudgmentSample, Outcome, Sampling, Usage, seed_for
 
@@ -27,8 +27,8 @@ def declines(text: str) -> bool:
     return bool(_DECLINES.search(text[:300].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
 
 
-Drawn = tuple[Completion | None, int]
-"""A text, None where the question leaves no room for it, and the seed of its draw."""
+Drawn = tuple[Completion | Unanswered, int]
+"""A text, or why there is none, and the seed of its draw."""
 
 
 def draw(questions: Sequence[Question], backend: Backend, way: Way, stop: tuple[str, ...]) -> list[list[Drawn]]:
@@ -40,22 +40,31 @@ def draw(questions: Sequence[Question], backend: Backend, way: Way, stop: tuple[
         settings: Sampling = way.sampling.model_copy(update={"seed": seed, "stop": stop})
         completions = generate_fitting(backend, [question.dialogue for question in questions], settings)
         for row, completion in zip(rows, completions, strict=True):
-            row.append((None if isinstance(completion, str) else completion, seed))
+            row.append((completion, seed))
     return rows
 
 
 def cost(drawn: Sequence[Drawn], prompt_tokens: int = 0) -> Usage:
     """What the draws cost, and `prompt_tokens` besides."""
-    made = [completion for completion, _ in drawn if completion is not None]
+    made = [completion for completion, _ in drawn if isinstance(completion, Completion)]
     return Usage(
         prompt_tokens=prompt_tokens + sum(completion.prompt_tokens for completion in made),
         completion_tokens=sum(completion.completion_tokens for completion in made),
     )
 
 
-def no_room(seed: int) -> JudgmentSample:
-    """The sample of a question that does not fit."""
-    return JudgmentSample(text="", finish_reason=None, outcome="error", p_a=None, seed=seed)
+def no_text(found: Unanswered, seed: int) -> JudgmentSample:
+    """The sample of a question that does not fit (`error`), or that a server did not answer (`invalid`)."""
+    outcome: Outcome = "error" if found.kind == "too_long" else "invalid"
+    return JudgmentSample(text="", finish_reason=None, outcome=outcome, p_a=None, seed=seed)
+
+
+def fault(drawn: Sequence[Drawn], outcome: Outcome) -> str | None:
+    """Why there is no opinion, where that is no text's doing."""
+    if outcome == "error":
+        return TOO_LONG
+    reasons = [found.message for found, _ in drawn if isinstance(found, Unanswered)]
+    return reasons[0] if outcome == "invalid" and len(reasons) == len(drawn) else None
 
 
 def one_opinion(samples: Sequence[JudgmentSample]) -> tuple[Outcome, float | None]:

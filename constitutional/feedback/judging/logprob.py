@@ -30,9 +30,12 @@ def read_options(dialogues: Sequence[Dialogue], backend: Backend, pack: Template
 def _told(question: Question, likelihood: Likelihood | None) -> Told:
     if likelihood is None:
         return Told("error", None, error=TOO_LONG)
+    if likelihood.fault is not None:
+        return Told("invalid", None, error=likelihood.fault)
     outcome, p_first, mass = option_probability(likelihood.logprobs)
     usage = Usage(prompt_tokens=likelihood.prompt_tokens)
-    return Told(outcome, question.turned(p_first), finite(likelihood.logprobs), mass, usage=usage)
+    said = {} if likelihood.note is None else {"endpoint": dict(likelihood.note)}
+    return Told(outcome, question.turned(p_first), finite(likelihood.logprobs), mass, usage=usage, said=said)
 
 
 def finite(logprobs: tuple[float, ...]) -> tuple[float, ...]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from constitutional.backends import Backend
-from constitutional.feedback.judging.drawn import Drawn, cost, declines, draw, no_room, one_opinion
-from constitutional.feedback.judging.ways import TOO_LONG, Question, Told, Way
+from constitutional.backends import Backend, Unanswered
+from constitutional.feedback.judging.drawn import Drawn, cost, declines, draw, fault, no_text, one_opinion
+from constitutional.feedback.judging.ways import Question, Told, Way
 from constitutional.records import JudgmentSample, Outcome
 from constitutional.templates import TemplatePack
 
@@ -37,8 +37,8 @@ def verdict(text: str, options: tuple[str, str]) -> int | None:
 def _told(question: Question, drawn: Sequence[Drawn], options: tuple[str, str]) -> Told:
     samples = []
     for completion, seed in drawn:
-        if completion is None:
-            samples.append(no_room(seed))
+        if isinstance(completion, Unanswered):
+            samples.append(no_text(completion, seed))
             continue
         chosen = verdict(completion.text, options)
         outcome: Outcome = "preference"
@@ -54,5 +54,4 @@ def _told(question: Question, drawn: Sequence[Drawn], options: tuple[str, str]) 
             )
         )
     outcome, p_a = one_opinion(samples)
-    error = TOO_LONG if outcome == "error" else None
-    return Told(outcome, p_a, samples=tuple(samples), usage=cost(drawn), error=error)
+    return Told(outcome, p_a, samples=tuple(samples), usage=cost(drawn), error=fault(drawn, outcome))

@@ -1,0 +1,87 @@
+"""Where a served model is, what records call it, and where its key comes from: the environment and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from constitutional.errors import ConfigError, one_line
+
+EXAMPLE = "openai:MODEL@BASE_URL, such as openai:my-model@http://127.0.0.1:8000/v1"
+OPENAI_HOST = "api.openai.com"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A model and the base URL of its server, without a slash at its end."""
+
+    model: str
+    base_url: str
+
+    @property
+    def identity(self) -> str:
+        """What records call it: the model's name and a digest of the base URL."""
+        return f"openai:{self.model}@{hashlib.sha256(self.base_url.encode()).hexdigest()[:8]}"
+
+    @property
+    def host(self) -> str:
+        """Host and port."""
+        return urlsplit(self.base_url).netloc.lower()
+
+
+def parse_address(rest: str) -> Address:
+    """What stands behind `openai:`, taken apart.
+
+    Raises:
+        ConfigError: no model, no http(s) URL, or a URL that holds more than a place: a user name, a password, a query.
+            The URL is not repeated then, for it may hold a secret.
+    """
+    model, at, url = rest.rpartition("@")
+    if "://" in model:
+        raise ConfigError(f"openai: a base URL must not hold a user name or a password: keys come from the {_WHERE}")
+    parts = urlsplit(url) if re.match(r"https?://[^/?#\s]", url) else None
+    if not at or not model or parts is None or not parts.hostname or not url.isprintable() or " " in rest:
+        raise ConfigError(f"unknown model spec: expected {EXAMPLE}")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"openai: a base URL must not hold a query: keys come from the {_WHERE}")
+    try:
+        parts.port  # noqa: B018
+    except ValueError:
+        raise ConfigError(f"openai: the base URL's port is no port: expected {EXAMPLE}") from None
+    if not model.isprintable():
+        raise ConfigError(f"openai: a model's name must be printable: '{one_line(model)}'")
+    return Address(model, url.rstrip("/"))
+
+
+_WHERE = "environment (CONSTITUTIONAL_KEY_HOST)"
+
+
+def key_variable(address: Address) -> str:
+    """The environment variable that holds the key for one server, named after its host and port."""
+    return "CONSTITUTIONAL_KEY_" + re.sub(r"[^A-Z0-9]", "_", address.host.upper())
+
+
+def api_key(address: Address) -> str | None:
+    """The key for a server; None where there is none, as most servers of one's own need none.
+
+    `OPENAI_API_KEY` is sent to OpenAI and to the host that `OPENAI_BASE_URL` names, and to no other: a recipe of a
+    stranger cannot have it sent elsewhere.
+    """
+    own = os.environ.get(key_variable(address))
+    hosts = {OPENAI_HOST, urlsplit(os.environ.get("OPENAI_BASE_URL", "")).netloc.lower()}
+    found = own or (os.environ.get("OPENAI_API_KEY") if address.host in hosts else None)
+    return found.strip() or None if found else None
+
+
+def key_hint(address: Address) -> str:
+    """Which variable to set."""
+    also = " (or OPENAI_API_KEY)" if address.host == OPENAI_HOST else ""
+    return f"set {key_variable(address)}{also}"
+
+
+def redacted(text: str, key: str | None) -> str:
+    """The text without the key: a server may repeat what it was sent, and what it says is kept and shown."""
+    return text.replace(key, "[key]") if key else text

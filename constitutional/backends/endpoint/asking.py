@@ -1,0 +1,184 @@
+"""The one policy under which calls are made: how many at once, how many a minute, and when to ask again.
+
+The SDK retries nothing. An attempt that brought no answer is made again after a random, growing pause, never earlier
+than the server's Retry-After, until a call has taken `patience` seconds of sending and pausing (time in the queue does
+not count); then the run stops, resumably. Garbage is asked again `GARBAGE` times at most.
+
+The number of calls at once is halved when the server says that it is overloaded, and grows again by one a round of good
+answers. Calls that were under way at a cut do not cut again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from constitutional.backends.endpoint.faults import Fault, Garbage
+from constitutional.backends.endpoint.wire import require_extra
+from constitutional.errors import BackendError
+from constitutional.settings import EndpointSettings
+
+T = TypeVar("T")
+
+GARBAGE = 6
+"""Attempts that may bring garbage before it is the item's failure."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds: about the first pause, and no pause is longer unless the server asks for it."""
+
+
+class Halted(Exception):
+    """Another call has ended the run; this one was not made."""
+
+
+class Slots:
+    """How many calls may be under way at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.limit, self.busy = most, float(most), 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._cut = 0.0
+
+    async def take(self) -> float:
+        """Waits for a slot; returns when it was had."""
+        while self.busy >= int(self.limit):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+        self.busy += 1
+        return time.monotonic()
+
+    def give(self) -> None:
+        """Gives a slot back."""
+        self.busy -= 1
+        self.wake()
+
+    def wake(self, *, every: bool = False) -> None:
+        """Lets waiting calls look again: as many as there is room for."""
+        room = len(self._waiting) if every else int(self.limit) - self.busy
+        while self._waiting and room > 0:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1
+
+    def overloaded(self, began: float) -> None:
+        """Halves the limit, unless the call began before the last cut."""
+        if began >= self._cut:
+            self.limit, self._cut = max(1.0, self.limit / 2), time.monotonic()
+
+    def went_well(self) -> None:
+        """Lets the limit grow."""
+        self.limit = min(float(self.most), self.limit + 1 / self.limit)
+
+
+class Asker:
+    """The policy and its state for one server; lives in one event loop."""
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        """Prepares the limits.
+
+        Raises:
+            BackendError: the extra `api` is missing.
+        """
+        require_extra()
+        import aiolimiter
+
+        self.settings, self.slots, self.halted = settings, Slots(settings.concurrency), asyncio.Event()
+        self._limiters: list[tuple[Any, bool]] = []
+        for most, of_tokens in ((settings.requests_per_minute, False), (settings.tokens_per_minute, True)):
+            if most is not None:
+                self._limiters.append((aiolimiter.AsyncLimiter(most, 60), of_tokens))
+
+    def halt(self) -> None:
+        """Ends what waits; what is under way may come to its end."""
+        self.halted.set()
+        self.slots.wake(every=True)
+
+    async def ask(self, attempt: Callable[[], Awaitable[T]], tokens: int) -> T:
+        """Makes a call until it is answered.
+
+        Args:
+            attempt: sends once.
+            tokens: what a call is counted as against the tokens a minute.
+
+        Raises:
+            Garbage: nothing but garbage came.
+            BackendError: the patience is at its end (retryable), or what `attempt` raises.
+            Halted: another call ended the run.
+        """
+        import tenacity
+
+        spent, garbage = 0.0, 0
+
+        async def once() -> T:
+            nonlocal spent, garbage
+            began = await self._slot(tokens)
+            try:
+                found = await attempt()
+                self.slots.went_well()
+                return found
+            except Fault as fault:
+                if fault.overloaded:
+                    self.slots.overloaded(began)
+                raise
+            except Garbage:
+                garbage += 1
+                raise
+            finally:
+                spent += time.monotonic() - began
+                self.slots.give()
+
+        def stop(state: Any) -> bool:
+            over = spent + state.idle_for + state.upcoming_sleep > self.settings.patience
+            return bool(garbage >= GARBAGE or over)
+
+        policy = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((Fault, Garbage)),
+            wait=_pause,
+            stop=stop,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            return await policy(once)
+        except Garbage as error:
+            if garbage >= GARBAGE:
+                raise
+            raise self._given_up(error) from None
+        except Fault as error:
+            raise self._given_up(error) from None
+
+    def _given_up(self, error: Exception) -> BackendError:
+        wanted = getattr(error, "retry_after", 0.0)
+        asks = f" (it asks to wait {wanted:.0f} s)" if wanted else ""
+        patience = f"within endpoint.patience ({self.settings.patience:g} s)"
+        return BackendError(f"no answer {patience}: {error}{asks}", retryable=True)
+
+    async def _slot(self, tokens: int) -> float:
+        for limiter, of_tokens in self._limiters:
+            await limiter.acquire(min(float(tokens), limiter.max_rate) if of_tokens else 1)
+        began = await self.slots.take()
+        if self.halted.is_set():
+            self.slots.give()
+            raise Halted
+        return began
+
+    async def _sleep(self, seconds: float) -> None:
+        """Pauses, not beyond the end of the run."""
+        try:
+            await asyncio.wait_for(self.halted.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Halted
+
+
+def _pause(state: Any) -> float:
+    """Between half and the whole of a pause that doubles, and never less than the server asks for."""
+    whole = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (state.attempt_number - 1))
+    fault = state.outcome.exception()
+    return float(max(getattr(fault, "retry_after", 0.0), whole * random.uniform(0.5, 1.0)))

@@ -1,0 +1,197 @@
+"""A server that is called: one event loop in a thread of its own, its connections, and what is known of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from constitutional.backends import Unanswered
+from constitutional.backends.endpoint import wire
+from constitutional.backends.endpoint.address import Address
+from constitutional.backends.endpoint.answers import Answered, parse, read_answer
+from constitutional.backends.endpoint.asking import Asker, Halted
+from constitutional.backends.endpoint.calls import Calls, Price
+from constitutional.backends.endpoint.faults import Garbage, NoLogprobs, Rejected, no_logprobs
+from constitutional.backends.endpoint.requests import Request
+from constitutional.errors import BackendError, ConfigError, PendingError
+from constitutional.settings import EndpointSettings
+
+T = TypeVar("T")
+Found = tuple[Answered | Unanswered, float]
+"""An answer, or why there is none, and the seconds it took."""
+
+BYTES_A_TOKEN = 3.0
+"""For limits and budgets, where what counts is not to guess too low: English text has about four, Chinese three."""
+
+
+class Server:
+    """Calls one server for one model."""
+
+    def __init__(self, address: Address, settings: EndpointSettings, calls: Calls, price: Price | None) -> None:
+        if calls.budget is not None and price is None:
+            raise ConfigError(f"budget: no price is known for '{address.model}': put it into a file (endpoint.prices)")
+        self._address, self._settings, self._calls, self._price = address, settings, calls, price
+        self._identity = address.identity
+        self._asker = Asker(settings)
+        self._client = wire.open_client(address, settings.concurrency)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=_live, args=(self._loop,), name="endpoint", daemon=True).start()
+        self._end = weakref.finalize(self, _end, self._loop, self._client)
+        self._owner: str | None = None
+        self.gave_logprobs = False
+        self._answered = False
+
+    def close(self) -> None:
+        """Ends the thread and closes its connections; a second call does nothing."""
+        self._end()
+
+    @property
+    def offline(self) -> bool:
+        """Whether calls are noted for batch files instead of being made."""
+        return self._calls.offline
+
+    def owner(self) -> str:
+        """Who made the server, as its list of models says (`vllm` ...); empty where it does not say.
+
+        Asked once; not at all where calls go to batch files, which anybody may answer.
+        """
+        if self.offline:
+            return ""
+        if self._owner is None:
+            self._owner = self._run(self._find_owner())
+        return self._owner
+
+    async def _find_owner(self) -> str:
+        async def once() -> dict[str, Any]:
+            return parse(await wire.models(self._client, self._address, self._settings.timeout))
+
+        try:
+            listed = await self._asker.ask(once, 0)
+            rows = [row for row in listed.get("data", []) if isinstance(row, dict)]
+        except (Garbage, Rejected, TypeError):
+            return ""
+        except BackendError as error:
+            if error.retryable:
+                raise
+            return ""  # no such list: a server may do without
+        named = [row for row in rows if row.get("id") == self._address.model] or rows[:1]
+        owner = named[0].get("owned_by") if named else None
+        return owner if isinstance(owner, str) else ""
+
+    def ask(self, requests: Sequence[Request]) -> list[Found]:
+        """The answers, in order; equal requests are asked once, and what was answered before is not asked again.
+
+        Raises:
+            BackendError: the server cannot be reached within the patience, or refuses us.
+            BudgetError: the budget may not be enough. All answers that came are kept in either case.
+            PendingError: calls were noted for a batch file.
+        """
+        by_key = {request.key: request for request in requests}
+        found: dict[str, Found] = {k: (a, 0.0) for k, a in self._calls.find(self._identity, by_key).items()}
+        self._note(found)
+        fresh = {key: request for key, request in by_key.items() if key not in found}
+        if fresh and self._calls.offline:
+            self._calls.wait_for(self._identity, {key: request.to_json() for key, request in fresh.items()})
+            raise PendingError(f"{len(fresh)} calls wait for a batch file")
+        if fresh:
+            made = self._run(self._all(fresh))
+            self._note(made)
+            found |= made
+            rejected = [a for a, _ in made.values() if isinstance(a, Unanswered) and a.kind == "rejected"]
+            if len(rejected) == len(made) and not self._answered:
+                raise BackendError(f"every request is rejected: {rejected[0].message}")
+        return [found[request.key] for request in requests]
+
+    def _note(self, found: dict[str, Found]) -> None:
+        answers = [answer for answer, _ in found.values() if isinstance(answer, Answered)]
+        self._answered = self._answered or bool(answers)
+        self.gave_logprobs = self.gave_logprobs or any(answer.top or answer.prompt for answer in answers)
+
+    async def _all(self, requests: dict[str, Request]) -> dict[str, Found]:
+        """Makes all calls; when one ends the run, those under way come to their end first, and are kept."""
+        self._asker.halted.clear()
+        tasks = [asyncio.create_task(self._one(key, request)) for key, request in requests.items()]
+        try:
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+        except asyncio.CancelledError:  # the caller was interrupted
+            for task in tasks:
+                task.cancel()
+            raise
+        errors = [one for one in done if isinstance(one, BaseException) and not isinstance(one, Halted)]
+        if errors:
+            raise errors[0]
+        return {key: one for key, one in zip(requests, done, strict=True) if not isinstance(one, BaseException)}
+
+    async def _one(self, key: str, request: Request) -> Found:
+        most = int(request.body["max_tokens"])
+        tokens = int(request.size / BYTES_A_TOKEN) + most
+        worst = self._price.of(tokens - most, most) if self._price else 0.0
+
+        async def once() -> Answered:
+            self._calls.reserve(worst)
+            try:
+                body = await wire.send(self._client, self._address, request, self._settings.timeout)
+                answer = read_answer(parse(body), chat=request.chat, asked=request.body)
+                used = (answer.prompt_tokens, answer.completion_tokens)
+                self._calls.keep(self._identity, key, answer, used, self._cost(used))
+                return answer
+            except Garbage as garbage:
+                if any(garbage.tokens):
+                    self._calls.keep(self._identity, None, None, garbage.tokens, self._cost(garbage.tokens))
+                raise
+            finally:
+                self._calls.release(worst)
+
+        started = time.monotonic()
+        try:
+            return await self._asker.ask(once, tokens), time.monotonic() - started
+        except Rejected as error:
+            return Unanswered(kind=error.kind, message=str(error)), time.monotonic() - started
+        except Garbage as error:
+            if isinstance(error, NoLogprobs) and not self.gave_logprobs:
+                self._asker.halt()
+                raise no_logprobs(self._identity) from None
+            return Unanswered(kind="invalid_answer", message=str(error)), time.monotonic() - started
+        except BaseException:
+            self._asker.halt()
+            raise
+
+    def _cost(self, tokens: tuple[int, int]) -> float:
+        return self._price.of(*tokens) if self._price else 0.0
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _end(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """Closes the connections and ends the loop; at the end of the process the thread goes with it."""
+    if loop.is_closed():
+        return
+
+    async def last() -> None:
+        current = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not current]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await client.close()
+
+    with contextlib.suppress(TimeoutError, RuntimeError):  # the thread is a daemon: nobody waits for it longer
+        asyncio.run_coroutine_threadsafe(last(), loop).result(5)
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(loop.stop)

@@ -1,0 +1,155 @@
+"""One attempt: a body sent through the openai SDK, which is told not to retry, and the bytes that came back.
+
+The whole attempt has one time limit, so that a server which sends a byte a second holds nobody up, and a size limit.
+What the server said in a body or an error is freed of the key before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
+from typing import Any
+
+from constitutional.backends.endpoint.address import Address, api_key, key_hint, redacted
+from constitutional.backends.endpoint.faults import Fault, Garbage, Rejected, no_logprobs
+from constitutional.backends.endpoint.requests import Request
+from constitutional.errors import BackendError, one_line, shortened
+
+MAX_BODY = 8 << 20  # bytes: a thousand times the longest answer
+OVERLOADED = (429, 503, 529)
+PASSING = (408, 409, 425, *OVERLOADED)
+TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len", "exceed_context")
+NEEDS = "models behind an API need the extra `api`: pip install 'constitutional[api]'"
+
+
+def require_extra() -> None:
+    """Says at once what a run would need later.
+
+    Raises:
+        BackendError: a package of the extra `api` is missing.
+    """
+    for package in ("openai", "tenacity", "aiolimiter"):
+        if find_spec(package) is None:
+            raise BackendError(f"{NEEDS} ({package} is missing)")
+
+
+def open_client(address: Address, connections: int) -> Any:
+    """A client of the SDK that retries nothing and holds this server's key only.
+
+    Raises:
+        BackendError: the SDK is missing.
+    """
+    require_extra()
+    import httpx2
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+    client = AsyncOpenAI(
+        api_key=api_key(address) or "none",
+        base_url=address.base_url,
+        max_retries=0,
+        timeout=None,  # ours is around the whole attempt
+        http_client=DefaultAsyncHttpxClient(limits=limits, timeout=None),
+    )
+    if address.host != "api.openai.com":
+        client.organization = client.project = None  # the environment's are OpenAI's business
+    return client
+
+
+async def send(client: Any, address: Address, request: Request, seconds: float) -> bytes:
+    """The body of the answer.
+
+    Raises:
+        Fault, Garbage, Rejected: what went wrong with this attempt.
+        BackendError: what no further attempt, and no other call, can mend.
+    """
+    rest = {name: value for name, value in request.body.items() if name not in ("model", "messages", "prompt")}
+    model = request.body["model"]
+    if request.chat:
+        create = client.chat.completions.with_streaming_response.create
+        opened = create(model=model, messages=request.body["messages"], extra_body=rest)
+    else:
+        opened = client.completions.with_streaming_response.create(
+            model=model, prompt=request.body["prompt"], extra_body=rest
+        )
+    return await _received(opened, address, seconds)
+
+
+async def models(client: Any, address: Address, seconds: float) -> bytes:
+    """The server's list of models. Raises as `send`."""
+    return await _received(client.models.with_streaming_response.list(), address, seconds)
+
+
+async def _received(opened: Any, address: Address, seconds: float) -> bytes:
+    import httpx2
+    import openai
+
+    key, body = api_key(address), bytearray()
+    try:
+        async with asyncio.timeout(seconds), opened as response:
+            async for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MAX_BODY:
+                    raise Garbage(f"the answer is longer than {MAX_BODY} bytes")
+    except openai.APIStatusError as error:
+        raise _status(error.status_code, error.response.headers, _said(error, key), address) from None
+    except TimeoutError:
+        raise Fault(f"no whole answer within {seconds:g} s") from None
+    except (openai.APIConnectionError, httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        cause = error.__cause__ or error
+        reason = _short(redacted(str(cause) or type(cause).__name__, key))
+        raise Fault(f"{address.host} cannot be reached, or broke off: {reason}") from None
+    return bytes(body).replace(key.encode(), b"[key]") if key else bytes(body)
+
+
+def _said(error: Any, key: str | None) -> str:
+    """What a server says of an error, in one line."""
+    body = error.body
+    said = body.get("message") if isinstance(body, Mapping) else None
+    code = body.get("code") if isinstance(body, Mapping) else None
+    text = said if isinstance(said, str) else error.response.text
+    return _short(redacted(" ".join(f"{code if isinstance(code, str) else ''} {text}".split()), key))
+
+
+def _short(text: str) -> str:
+    return shortened(one_line(text), 200)
+
+
+def _status(status: int, headers: Mapping[str, str], said: str, address: Address) -> Exception:
+    """What an HTTP status other than 200 means."""
+    place = f"{address.host} says {status}: {said}"
+    low = said.lower()
+    if status == 429 and ("insufficient_quota" in low or "billing" in low):
+        return BackendError(f"{place}; resume when the account has credit", retryable=True)
+    if status in PASSING or status >= 500:
+        return Fault(place, overloaded=status in OVERLOADED, retry_after=retry_after(headers))
+    if status == 401:
+        return BackendError(f"{place}; {key_hint(address)}", retryable=True)
+    if status == 403:
+        return BackendError(f"{place}; the key may not use {address.model}: {key_hint(address)}", retryable=True)
+    if status in (404, 405):
+        return BackendError(f"{place}; is '{address.model}' the model's name, and {address.host} the base URL's host?")
+    if any(sign in low for sign in TOO_LONG):
+        return Rejected("too_long", said)
+    if "logprob" in low:
+        return no_logprobs(f"openai:{address.model}")
+    if "content_filter" in low or "content management" in low:
+        return Rejected("content_filter", said)
+    return Rejected("rejected", place)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds a server asks to be left alone, from `Retry-After` (seconds or a date) or `retry-after-ms`; 0 if none."""
+    exact, told = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        seconds = float(exact) / 1000 if exact is not None else float(told) if told is not None else 0.0
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(str(told)).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0

@@ -1,0 +1,42 @@
+"""Commands for models behind servers: what a recipe would ask of them, and answers of offline services read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def estimate_command(
+    recipe_file: Path, sets: list[str], limit: int | None, prompts: str | None, until: str | None
+) -> None:
+    """Prints the estimate of a recipe."""
+    from constitutional.cli.running import recipe_with
+    from constitutional.pipeline import chosen_steps
+    from constitutional.pipeline.context import load_inputs
+    from constitutional.pipeline.estimate import estimate
+    from constitutional.pipeline.estimate_table import render_estimate
+
+    recipe = recipe_with(recipe_file, sets, limit, prompts)
+    inputs = load_inputs(recipe, recipe_file)
+    typer.echo(render_estimate(estimate(inputs, chosen_steps(recipe, until))))
+
+
+def batch_command(run_folder: Path, answers: list[Path]) -> None:
+    """Reads answers into a run and says how many could be used."""
+    from constitutional.backends.endpoint.batch_files import read_batch
+    from constitutional.backends.endpoint.calls import NAME, Calls
+    from constitutional.errors import RunError
+    from constitutional.runs import open_run
+
+    if not (run_folder / NAME).is_file():
+        raise RunError(f"{run_folder}: no run that wrote batch files (no {NAME})")
+    with open_run(run_folder):
+        calls = Calls(run_folder / NAME)
+        for path in answers:
+            found = read_batch(calls, path)
+            unused = "; ".join(f"{n} unused: {reason}" for reason, n in found.unused.items())
+            typer.echo(f"{path}: {found.kept} answers read{'; ' + unused if unused else ''}")
+        waiting = len(calls.noted(waiting=True))
+        calls.close()
+    typer.echo(f"{waiting} calls wait" if waiting else "no call waits: give the run's command again")

@@ -1,0 +1,264 @@
+"""What a recipe would ask of its models, before anything is asked: calls, tokens, cost and time by step.
+
+Counted from the recipe, the prompts and the templates. It is an upper bound wherever the models decide: every candidate
+is drawn, every principle applies, every answer is as long as it may be. A token is taken to be four characters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+
+from constitutional.backends.endpoint.calls import Price, load_prices
+from constitutional.backends.specs import split_spec
+from constitutional.config import resolve_path
+from constitutional.evaluation.evaluate import KINDS, PAIRS
+from constitutional.feedback.gate import labelled_examples, labelled_pairs
+from constitutional.feedback.judging.ways import TEMPLATE_OF, Way
+from constitutional.pipeline.context import Inputs
+from constitutional.principles import Principle
+from constitutional.prompts import load_pairs
+from constitutional.records import Dialogue, Prompt, Record
+from constitutional.settings import EndpointSettings
+from constitutional.templates import Value
+
+CHARACTERS = 4.0
+"""A token's characters, about, of English text."""
+
+FIRST_TOKEN, A_SECOND = 0.5, 50.0
+"""Seconds until a server begins to answer, and tokens a second it then writes: what is assumed for the time."""
+
+MEASURED = 48
+"""Questions that are filled in to find their mean length."""
+
+
+class Load(Record):
+    """What one step asks of one model. `usd` and `seconds` are None where nothing is known of the model."""
+
+    step: str
+    role: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None = None
+    seconds: float | None = None
+
+
+def estimate(inputs: Inputs, steps: Sequence[str]) -> tuple[Load, ...]:
+    """What the data steps ask, at most; training is no call.
+
+    Raises:
+        ConfigError: a recipe that names what is not there.
+    """
+    counted: dict[str, list[_Asked]] = {
+        "revise": _revise(inputs),
+        "helpful": _helpful(inputs),
+        "sample": _sample(inputs),
+        "gate": _gate(inputs) if "gate" in steps else [],
+        "judge": _judge(inputs) if "judge" in steps else [],
+        "answers": _answers(inputs),
+        "evaluate": _evaluate(inputs) if "evaluate" in steps else [],
+    }
+    prices = load_prices(resolve_path(inputs.recipe_file, given) if (given := inputs.recipe.endpoint.prices) else None)
+    return tuple(
+        _load(inputs, step, asked, prices) for step in steps for asked in counted.get(step, []) if asked.calls > 0
+    )
+
+
+class _Asked(Record):
+    """Calls of one kind: tokens are those of a single one; `at_once` is how many a chunk makes together."""
+
+    role: str
+    spec: str
+    calls: int
+    prompt: float
+    completion: int
+    at_once: int
+
+
+def _load(inputs: Inputs, step: str, asked: _Asked, prices: dict[str, Price]) -> Load:
+    kind, rest = split_spec(asked.spec)
+    read, written = round(asked.calls * asked.prompt), asked.calls * asked.completion
+    name = rest.rpartition("@")[0] if kind == "openai" else ""
+    price = prices.get(name)
+    return Load(
+        step=step,
+        role=asked.role,
+        model=f"openai:{name}" if kind == "openai" else f"{kind}:{rest.rsplit('/', 1)[-1]}",
+        calls=asked.calls,
+        prompt_tokens=read,
+        completion_tokens=written,
+        usd=price.of(read, written) if price else None,
+        seconds=_seconds(asked, inputs.recipe.endpoint) if kind == "openai" else None,
+    )
+
+
+def _seconds(asked: _Asked, settings: EndpointSettings) -> float:
+    """The slowest of: calls one after another in as many rows as there are at once, and the limits a minute."""
+    rows = max(1, min(settings.concurrency, asked.at_once, asked.calls))
+    bounds = [asked.calls / rows * (FIRST_TOKEN + asked.completion / A_SECOND)]
+    if settings.requests_per_minute:
+        bounds.append(60 * asked.calls / settings.requests_per_minute)
+    if settings.tokens_per_minute:
+        bounds.append(60 * asked.calls * (asked.prompt + asked.completion) / settings.tokens_per_minute)
+    return max(bounds)
+
+
+def _mean(
+    inputs: Inputs, template: str, prompts: Sequence[Prompt], principles: Sequence[Principle], **texts: Value
+) -> float:
+    """Mean tokens of a question, from some of the prompts and principles filled in."""
+    if not prompts or not principles:
+        return 0.0
+    count = min(MEASURED, max(len(prompts), len(principles)))
+    lengths = []
+    for i in range(count):
+        prompt, principle = prompts[i * len(prompts) // count], principles[i % len(principles)]
+        wanted = inputs.pack.required(template)
+        own = {name: getattr(principle, name, None) or "" for name in wanted if name not in texts}
+        values: dict[str, Value] = {**own, **texts, "conversation": prompt.messages}
+        rendered = inputs.pack.render(template, principle.few_shots, **{k: v for k, v in values.items() if k in wanted})
+        lengths.append(_tokens(rendered.dialogue))
+    return math.fsum(lengths) / count
+
+
+def _tokens(dialogue: Dialogue) -> float:
+    return sum(len(message.content) for message in dialogue) / CHARACTERS
+
+
+def _filler(tokens: int) -> str:
+    return ("word " * tokens)[: int(tokens * CHARACTERS)].strip()
+
+
+def _plain(inputs: Inputs, prompts: Sequence[Prompt]) -> float:
+    """Mean tokens of the question that is a prompt alone."""
+    chosen = list(islice(prompts, 0, None, max(1, len(prompts) // MEASURED)))
+    asked = [inputs.pack.render("respond", conversation=p.messages).dialogue for p in chosen]
+    return math.fsum(map(_tokens, asked)) / max(1, len(asked))
+
+
+def _revise(inputs: Inputs) -> list[_Asked]:
+    settings, prompts = inputs.recipe.revise, inputs.select("red_team", "train")
+    if not inputs.runs("revise"):
+        return []
+    principles = inputs.taking_part("revise")
+    size, n = inputs.recipe.chunk_size, len(prompts)
+    own, critic = inputs.sampling("policy").max_tokens, inputs.sampling("feedback").max_tokens
+    answer, said = _filler(max(own, critic)), _filler(critic)
+    found = [_asked(inputs, "policy", n, _plain(inputs, prompts), own, size)]
+    if settings.critique:
+        length = _mean(inputs, "critique", prompts, principles, answer=answer)
+        found.append(_asked(inputs, "feedback", n * settings.rounds, length, critic, size))
+    template = "revise" if settings.critique else "revise_direct"
+    length = _mean(inputs, template, prompts, principles, answer=answer, critique=said)
+    found.append(_asked(inputs, "feedback", n * settings.rounds * settings.candidates, length, critic, size))
+    return found + _applies(inputs, prompts, principles)
+
+
+def _applies(inputs: Inputs, prompts: Sequence[Prompt], principles: Sequence[Principle]) -> list[_Asked]:
+    conditional = [p for p in principles if p.applies_when is not None]
+    length = _mean(inputs, "applies", prompts, conditional)
+    return [_asked(inputs, "judge", len(prompts) * len(conditional), length, 1, inputs.recipe.chunk_size)]
+
+
+def _asked(inputs: Inputs, role: str, calls: int, prompt: float, completion: int, at_once: int) -> _Asked:
+    return _Asked(role=role, spec=inputs.spec(role), calls=calls, prompt=prompt, completion=completion, at_once=at_once)
+
+
+def _helpful(inputs: Inputs) -> list[_Asked]:
+    prompts, settings = inputs.select("helpful", "train"), inputs.recipe.helpful
+    most = inputs.sampling("policy", max_tokens=settings.max_tokens).max_tokens
+    calls = len(prompts) * settings.draws
+    return [_asked(inputs, "policy", calls, _plain(inputs, prompts), most, inputs.recipe.chunk_size)]
+
+
+def _sample(inputs: Inputs) -> list[_Asked]:
+    if inputs.runs("sft"):
+        return []  # SL-CAI answers, which is no server's model
+    prompts, most = inputs.select("red_team", "train"), inputs.sampling("policy").max_tokens
+    calls = len(prompts) * inputs.recipe.sample.n
+    return [_asked(inputs, "policy", calls, _plain(inputs, prompts), most, inputs.recipe.chunk_size)]
+
+
+def _questions(
+    inputs: Inputs, way: Way, spec: str, n: int, prompts: Sequence[Prompt], principles: Sequence[Principle]
+) -> list[_Asked]:
+    """`n` questions, each in both orders, as a way of judging asks them."""
+    if way.mode == "model" or not principles:
+        return []
+    text = _filler(inputs.sampling("policy").max_tokens)
+    length = _mean(inputs, TEMPLATE_OF[way.mode], prompts, principles, a=text, b=text, answer=text)
+    drawn = way.sampling.max_tokens if way.sampling else 0
+    size = max(1, inputs.recipe.chunk_size // 2) * 2 * max(1, len(principles))
+    one = _Asked(role="judge", spec=spec, calls=2 * n, prompt=length, completion=1, at_once=size)
+    if way.mode == "vote":
+        return [one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})]
+    if way.mode == "cot":
+        reasoned = one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})
+        return [reasoned, reasoned.model_copy(update={"prompt": length + drawn, "completion": 1})]
+    if way.mode == "score":
+        grades = inputs.pack.grades
+        begun = sum(any(other != short and other.startswith(short) for other in grades) for short in grades)
+        return [one.model_copy(update={"calls": 2 * n * (1 + begun)})]
+    return [one]
+
+
+def _gate(inputs: Inputs) -> list[_Asked]:
+    settings, principles, way = inputs.recipe.gate, inputs.taking_part("judge"), inputs.juror.way
+    by_judge = {p.ref: p for p in principles if p.ref not in inputs.checks}
+    per = settings.examples_per_principle
+    labelled = labelled_examples(inputs.constitution, per_principle=per, checks=True, request=way.request)
+    if settings.human is not None:
+        pairs = load_pairs(str(resolve_path(inputs.recipe_file, settings.human)), settings.human_limit)
+        labelled += labelled_pairs(pairs, inputs.asked_of_pairs)
+    asked = [item for item in labelled if item.principles[0] in by_judge]
+    prompts = [
+        Prompt(messages=item.comparison.messages, kind="red_team", source="gate", split="train") for item in asked
+    ]
+    n = sum(len(item.principles) for item in asked)
+    found = _questions(inputs, way, inputs.juror.spec, n, prompts, list(by_judge.values()))
+    conditional = [p for p in principles if p.applies_when is not None]
+    refs = {p.ref for p in conditional}
+    cases = sum(item.source == "examples" and item.principles[0] in refs for item in labelled)
+    length = _mean(inputs, "applies", prompts, conditional)
+    return [*found, _asked(inputs, "judge", cases, length, 1, inputs.recipe.chunk_size)]
+
+
+def _judge(inputs: Inputs) -> list[_Asked]:
+    prompts, settings = inputs.select("red_team", "train"), inputs.recipe.judging
+    most = len(prompts) * (inputs.recipe.sample.n // 2 + inputs.recipe.sample.revisions)
+    comparisons = min(most, settings.limit or most)
+    found: list[_Asked] = []
+    for juror in inputs.jury:
+        principles = inputs.taking_part("judge", juror.way)
+        by_judge = [p for p in principles if p.ref not in inputs.checks]
+        count = len(by_judge)
+        if settings.principles_per_comparison != "all":
+            count = min(count, settings.principles_per_comparison)
+        found += _questions(inputs, juror.way, juror.spec, comparisons * count, prompts, by_judge)
+        if juror.way.mode != "model":
+            shown = prompts[: math.ceil(comparisons * len(prompts) / max(1, most))]
+            found += [one.model_copy(update={"spec": juror.spec}) for one in _applies(inputs, shown, principles)]
+    return found
+
+
+def _answers(inputs: Inputs) -> list[_Asked]:
+    prompts = [p for kind in KINDS for p in inputs.select(kind, "heldout")]
+    most = inputs.sampling("policy", max_tokens=inputs.recipe.evaluation.max_tokens).max_tokens
+    return [_asked(inputs, "policy", len(prompts), _plain(inputs, prompts), most, inputs.recipe.chunk_size)]
+
+
+def _evaluate(inputs: Inputs) -> list[_Asked]:
+    systems = {"base"} | ({"sl-cai"} if inputs.runs("sft") else set()) | ({"rl-cai"} if inputs.runs("rl") else set())
+    pairs = sum(set(pair) <= systems for pair in PAIRS)
+    settings, prompts = inputs.recipe.evaluation, inputs.select("red_team", "heldout")
+    shown = prompts[: settings.judge_limit]
+    principles = [p for p in inputs.taking_part("evaluate") if p.ref not in inputs.checks]
+    count = len(principles)
+    if settings.principles_per_comparison != "all":
+        count = min(count, settings.principles_per_comparison)
+    n = len(shown) * pairs
+    found = _questions(inputs, inputs.juror.way, inputs.juror.spec, n * count, shown, principles)
+    return found + (_applies(inputs, shown, principles) if n else [])
