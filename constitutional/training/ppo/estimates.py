@@ -1,7 +1,8 @@
 """What rollouts were worth: rewards per token, advantages, returns, KL. Functions of (rollouts x tokens) tensors.
 
-A mask is 1.0 at every token that was drawn, the end of the turn included, and 0.0 after it, or in all of a rollout that is
-left out. Drawn tokens stand together at the start of a row. What stands where the mask is 0 never reaches a result.
+A mask is 1.0 at every token that was drawn, the end of the turn included, and 0.0 after it, or in all of a rollout
+that is left out. Drawn tokens stand together at the start of a row. What stands where the mask is 0 never reaches a
+result.
 """
 
 from __future__ import annotations
