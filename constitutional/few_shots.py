@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from constitutional.records import Dialogue, Message, Record, assistant
 
@@ -27,6 +34,8 @@ KIND_OF: dict[str, Kind] = {
     "revise": "revision",
     "revise_direct": "revision",
     "judge": "comparison",
+    "judge_cot": "comparison",
+    "vote": "comparison",
 }
 """The kind of shots a template shows; those of other templates show none."""
 
@@ -80,7 +89,17 @@ class ComparisonShot(Record):
     worse: Text
     """The other one."""
     comparison_request: Text | None = None
-    """What was asked about them; None: what the principle at hand asks."""
+    """What was asked about them; None: what the principle at hand asks, or one that a recipe draws."""
+    reasoning: Text | None = None
+    """What is thought before the verdict. A judge that reasons first is shown only the shots that have one."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_reasoning(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Shots without a reasoning are written, and digested, as they were before there were any."""
+        fields: dict[str, object] = handler(self)
+        if self.reasoning is None:
+            fields.pop("reasoning", None)
+        return fields
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -118,7 +137,7 @@ NO_SHOTS = FewShots()
 
 
 def worked(
-    template: str, few_shots: FewShots, asked: Mapping[str, str | Dialogue], options: tuple[str, str]
+    template: str, few_shots: FewShots, asked: Mapping[str, str | Dialogue], options: tuple[str, str], conclusion: str
 ) -> Iterator[tuple[dict[str, str | Dialogue], str]]:
     """The shots of a template: the values that put each as a question, and the answer to it.
 
@@ -127,12 +146,17 @@ def worked(
         few_shots: those in effect.
         asked: the values of the question itself, for requests that a shot leaves open.
         options: the judge's two continuations.
+        conclusion: what stands between a reasoning and the option.
     """
     kind = KIND_OF.get(template)
     for index, shot in enumerate(few_shots.comparison if kind == "comparison" else ()):
         first, second = (shot.better, shot.worse) if index % 2 == 0 else (shot.worse, shot.better)
         texts = {"a": first, "b": second, "comparison_request": shot.comparison_request}
-        yield _filled(asked, shot, texts), options[index % 2]
+        verdict = options[index % 2].strip() if template == "vote" else options[index % 2]
+        if template == "judge_cot" and shot.reasoning is None:
+            continue
+        thought = f" {shot.reasoning.strip()}{conclusion}" if template == "judge_cot" and shot.reasoning else ""
+        yield _filled(asked, shot, texts), thought + verdict
     for shown in few_shots.revision if kind == "revision" else ():
         texts = {"answer": shown.answer, "critique": shown.critique}
         texts |= {"critique_request": shown.critique_request, "revision_request": shown.revision_request}

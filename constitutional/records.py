@@ -27,6 +27,8 @@ Order = Literal["ab", "ba"]
 Outcome = Literal["preference", "tie", "not_applicable", "refused", "invalid", "error"]
 FinishReason = Literal["stop", "length"]
 Origin = Literal["sampled", "revision", "human", "contrast", "example", "evaluation"]
+Mode = Literal["logprob", "cot", "vote", "score", "model"]
+"""How a judge is asked; what the modes are stands in `feedback.judging`."""
 
 
 def canonical_json(value: object) -> str:
@@ -230,6 +232,21 @@ class Comparison(Identified):
     """Seeds the answers were drawn with, where they were drawn."""
 
 
+class JudgmentSample(Record):
+    """One text a judge drew for a question: a reasoning before its verdict (mode `cot`), or a verdict (`vote`)."""
+
+    text: str
+    finish_reason: FinishReason | None
+    """None where nothing was drawn: the question did not fit the judge's context."""
+    outcome: Outcome
+    p_a: Annotated[float, Field(ge=0, le=1)] | None
+    logprobs: tuple[float, ...] = ()
+    """Of the two options after the reasoning."""
+    mass: float | None = None
+    seed: int
+    """Of the draw; the text depends on what else was drawn in the same batch, too."""
+
+
 class Judgment(Identified):
     """What one judge said of one comparison under one principle in one order.
 
@@ -243,7 +260,7 @@ class Judgment(Identified):
     principle_digest: str
     template_digest: str
     judge: str
-    mode: Literal["logprob", "check", "applies"]
+    mode: Mode | Literal["check", "applies"]
     order: Order
     outcome: Outcome
     p_a: Annotated[float, Field(ge=0, le=1)] | None
@@ -252,6 +269,16 @@ class Judgment(Identified):
     raw: str | None = None
     usage: Usage
     seed: int
+    samples: tuple[JudgmentSample, ...] = ()
+    """What was drawn, of the modes that draw; those without a verdict are among them."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_samples(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Judgments for which nothing is drawn are written, and digested, as they were before any was."""
+        fields: dict[str, object] = handler(self)
+        if not self.samples:
+            fields.pop("samples", None)
+        return fields
 
 
 class Preference(Identified):

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from constitutional.records import Record
+from constitutional.errors import nearest
+from constitutional.records import Mode, Record
 
 StageName = Literal["revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate"]
 Scalar = bool | int | float | str | None
@@ -113,11 +114,58 @@ class SampleSettings(Record):
     revisions: bool = False
 
 
-class JudgingSettings(Record):
-    """Which principles judge each comparison (a seeded draw, or all), and how many comparisons."""
+class JudgeSettings(Record):
+    """One more judge of the comparisons, told apart by its name; `model` may be `model:FOLDER`, a preference model."""
 
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+    model: SpecOrSelf
+    mode: Mode | None = None
+    samples: Count | None = None
+    sampling: SamplingSettings | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Self:
+        _check_drawing(self.mode, self.samples, self.sampling)
+        return self
+
+
+class JudgingSettings(Record):
+    """How comparisons are judged: under which principles (a seeded draw, or all), how many of them, how, and by whom.
+
+    `mode` None is `model` where the judge is a preference model (`judge: model:FOLDER`), else `logprob`. `samples` and
+    `sampling` are for the modes that draw texts: `cot` (1 sample an order) and `vote` (5). `shot_principles: sampled`
+    shows every few-shot that has no request of its own under an independently drawn principle, as in the paper, and not
+    under the one that is asked. `judges` give their opinion on the same comparisons; `labels` names the one whose word
+    makes labels: `judge` is the recipe's own. The gate and the evaluation ask that one.
+    """
+
+    mode: Mode | None = None
+    samples: Count | None = None
+    sampling: SamplingSettings | None = None
+    shot_principles: Literal["same", "sampled"] = "same"
     principles_per_comparison: Count | Literal["all"] = "all"
     limit: Count | None = None
+    judges: tuple[JudgeSettings, ...] = ()
+    labels: str = "judge"
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Self:
+        _check_drawing(self.mode, self.samples, self.sampling)
+        names = ["judge", *(judge.name for judge in self.judges)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two judges are called '{name}' ('judge' is the recipe's own)")
+        if self.labels not in names:
+            raise ValueError(f"labels: no judge is called '{self.labels}'{nearest(self.labels, names)}")
+        if self.shot_principles == "sampled" and self.mode in ("score", "model") and not self.judges:
+            raise ValueError(f"shot_principles: mode '{self.mode}' shows no few-shots")
+        return self
+
+
+def _check_drawing(mode: Mode | None, samples: int | None, sampling: SamplingSettings | None) -> None:
+    if mode not in ("cot", "vote") and (samples is not None or sampling is not None):
+        name = "samples" if samples is not None else "sampling"
+        raise ValueError(f"{name}: only the modes 'cot' and 'vote' draw, this one is '{mode or 'logprob'}'")
 
 
 class GateSettings(Record):
@@ -133,11 +181,20 @@ class GateSettings(Record):
 class LabelSettings(Record):
     """The rule that turns judgments into a soft label.
 
-    `margin` is for the rule `tiers`: how far from one half the mean opinion of a tier must be to decide.
+    `margin` is for the rule `tiers`: how far from one half the mean opinion of a tier must be to decide. `clamp` holds
+    the opinions of a judge that reasons first (mode `cot`) between two values, as in the paper; null leaves them as
+    they are.
     """
 
     rule: Literal["sampled", "mean", "weighted", "tiers"] = "mean"
     margin: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    clamp: tuple[Share, Share] | None = (0.4, 0.6)
+
+    @model_validator(mode="after")
+    def _clamp_in_order(self) -> Self:
+        if self.clamp is not None and not self.clamp[0] <= 0.5 <= self.clamp[1]:
+            raise ValueError("clamp: expected [least, greatest] with one half between them")
+        return self
 
 
 class PmSettings(Record):

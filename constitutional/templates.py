@@ -22,40 +22,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
-
-from pydantic import Field
+from typing import get_args
 
 from constitutional.errors import TemplateError, nearest
-from constitutional.few_shots import KIND_OF, NO_SHOTS, FewShots, before_text, before_turns, worked
+from constitutional.few_shots import KIND_OF, FewShots, before_text, before_turns, worked
+from constitutional.pack_settings import ANSWERS, PackSettings
 from constitutional.records import Dialogue, Message, Record, Role, assistant, short_digest
 from constitutional.resources import PACK_FILE, find
 from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_template, render_block
 from constitutional.yamlfile import load_model
 
-TEMPLATES = ("critique", "revise", "revise_direct", "respond", "judge", "applies")
-_REQUESTS = ("critique_request", "revision_request", "comparison_request", "applies_when")
+REQUIRED = ("critique", "revise", "revise_direct", "respond", "judge", "applies")
+TEMPLATES = (*REQUIRED, "judge_cot", "vote", "score")
+"""All that a pack can have. Those that only one mode of judging asks with may be left out."""
+_REQUESTS = ("critique_request", "revision_request", "comparison_request", "score_request", "applies_when")
+"""The settings a template is answered with, where these are not just the options."""
 VARIABLES = frozenset({"conversation", "answer", "critique", "a", "b", *_REQUESTS})
 MAX_SOURCE = 200_000
 _ROLES: tuple[Role, ...] = get_args(Role)
 
 Value = str | Dialogue
-
-
-class PackSettings(Record):
-    """What `pack.yaml` holds.
-
-    `options` are the two continuations a judge chooses between, first and second answer; `yes_no` those it chooses
-    between when asked whether a principle applies.
-    """
-
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    title: str
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    options: tuple[str, str]
-    yes_no: tuple[str, str] = (" Yes", " No")
-    few_shots: FewShots = NO_SHOTS
 
 
 class Rendered(Record):
@@ -118,6 +104,16 @@ class TemplatePack:
         """The judge's two continuations when it is asked whether a principle applies."""
         return self.settings.yes_no
 
+    @property
+    def conclusion(self) -> str:
+        """What stands between a judge's reasoning and its options."""
+        return self.settings.conclusion
+
+    @property
+    def grades(self) -> tuple[str, ...]:
+        """The continuations a judge grades an answer with, the lowest grade first."""
+        return self.settings.grades
+
     def required(self, template: str) -> frozenset[str]:
         """Names of the values a template must be given."""
         return self._get(template).required
@@ -128,8 +124,8 @@ class TemplatePack:
 
     def digest(self, template: str) -> str:
         """Changes when the template's source, its few-shots, or a setting of the pack that reaches a model changes."""
-        options = "yes_no" if template == "applies" else "options"
-        settings = self.settings.model_dump(mode="json", include={"id", "version", "stop", options})
+        answers = ANSWERS.get(template, {"options"})
+        settings = self.settings.model_dump(mode="json", include={"id", "version", "stop", *answers})
         parts = {"pack": settings, "template": template, "source": self._get(template).source}
         return short_digest(parts | (self.few_shots.texts(KIND_OF[template]) if template in KIND_OF else {}))
 
@@ -145,7 +141,7 @@ class TemplatePack:
             TemplateError: a value is missing (with the nearest name given), or the text grows too long.
         """
         question = self._fill(template, values)
-        shots = list(worked(template, self.few_shots.under(few_shots), values, self.options))
+        shots = list(worked(template, self.few_shots.under(few_shots), values, self.options, self.conclusion))
         if not shots:
             return question
         filled = [(self._fill(template, shot_values), answer) for shot_values, answer in shots]
@@ -194,7 +190,8 @@ def load_pack(name_or_path: str) -> TemplatePack:
     names = {path.stem for path in folder.glob("*.j2")}
     for name in sorted(names - set(TEMPLATES)):
         raise TemplateError(f"{folder / name}.j2: unknown template '{name}'{nearest(name, TEMPLATES)}")
-    templates = {name: _load(folder, f"{name}.j2") for name in TEMPLATES}
+    present = [name for name in TEMPLATES if name in REQUIRED or name in names]
+    templates = {name: _load(folder, f"{name}.j2") for name in present}
     return TemplatePack(settings=settings, templates=templates, few_shots=settings.few_shots)
 
 

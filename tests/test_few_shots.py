@@ -188,7 +188,7 @@ def test_what_grows_too_long_is_refused() -> None:
 def test_digests_name_the_shots_that_reach_a_model() -> None:
     pack = load_pack("chat")
     ours = pack.with_few_shots(FewShots(comparison=(comparison("x"),)))
-    assert {t for t in TEMPLATES if ours.digest(t) != pack.digest(t)} == {"judge"}
+    assert {t for t in TEMPLATES if ours.digest(t) != pack.digest(t)} == {"judge", "judge_cot", "vote"}
     ours = pack.with_few_shots(FewShots(revision=(revision("x"),)))
     assert {t for t in TEMPLATES if ours.digest(t) != pack.digest(t)} == {"critique", "revise", "revise_direct"}
     shots = FewShots(revision=(revision("x"),))

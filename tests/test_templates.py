@@ -17,6 +17,7 @@ VALUES = {
     "revision_request": "revise it",
     "comparison_request": "which one?",
     "applies_when": "requests for weapons",
+    "score_request": "how good?",
     "a": "first",
     "b": "second",
 }

@@ -11,9 +11,11 @@ from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.feedback.applies import APPLIES, Said
 from constitutional.feedback.checked import compare_scores
 from constitutional.feedback.gate import Labelled, sureness
-from constitutional.feedback.label import opinions
+from constitutional.feedback.judging.reread import reread
+from constitutional.feedback.label import CLAMP, Clamp, clamped, opinions
 from constitutional.feedback.options import option_probability
 from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
+from constitutional.settings import LabelSettings
 from constitutional.training.rows import PreferenceRow, SftRow
 
 _CLOSE = 1e-9
@@ -37,7 +39,7 @@ def label_agrees(ix: Index, preference: Preference, judgments: Sequence[Judgment
     facts = check(
         all(j.comparison_id == preference.comparison_id for j in judgments), "it cites judgments of another comparison"
     )
-    found = opinions(judgments).get(preference.comparison_id, [])
+    found = [clamped(opinion, _clamp(ix)) for opinion in opinions(judgments).get(preference.comparison_id, [])]
     if preference.rule == "contrast":
         return facts + _sureness_agrees(ix, preference)
     if preference.p_a is None or not found:
@@ -54,9 +56,14 @@ def _sureness_agrees(ix: Index, preference: Preference) -> list[Fact]:
     gate = ix.view.step("gate")
     if gate is None or preference.p_a in (None, 1.0):
         return []
-    p = sureness(ix.view.rows("gate", "labelled.jsonl", Labelled), gate.records(Judgment))
+    p = sureness(ix.view.rows("gate", "labelled.jsonl", Labelled), gate.records(Judgment), _clamp(ix))
     facts = [("p of contrast pairs", f"{p:.4f}, the judge's mean on the comparisons of the gate it got right")]
     return facts + check(abs(p - (preference.p_a or 0)) < _CLOSE, f"the gate gives {p:.4f}, not {preference.p_a:.4f}")
+
+
+def _clamp(ix: Index) -> Clamp:
+    """The ends of reasoned opinions, as the recipe of the run has them."""
+    return LabelSettings.model_validate({"clamp": ix.view.recipe.get("label", {}).get("clamp", CLAMP)}).clamp
 
 
 def applies_said(judgment: Judgment) -> Said | None:
@@ -100,12 +107,33 @@ def _preference_agrees(judgment: Judgment) -> list[Fact]:
         outcome = compare_scores(scores.get("a"), scores.get("b"))
         agrees = outcome == (judgment.outcome, judgment.p_a)
         return check(agrees, f"its scores give {outcome[0]}, p of a {outcome[1]}")
+    if judgment.mode != "logprob":
+        return _reading_agrees(judgment)
     if judgment.p_a is None or len(judgment.logprobs) != 2:
         return []
     first = option_probability(judgment.logprobs)[1]
     turned = first if first is None or judgment.order == "ab" else 1 - first
     agrees = turned is not None and abs(turned - judgment.p_a) < _CLOSE
     return check(agrees, f"p of a is {judgment.p_a:.4f}, but its log-probabilities give {turned}")
+
+
+def _reading_agrees(judgment: Judgment) -> list[Fact]:
+    """The p of a judgment of another mode against what it keeps: its samples, or the scores of the two answers."""
+    facts: list[Fact] = []
+    for sample in judgment.samples:
+        if sample.p_a is not None and len(sample.logprobs) == 2:
+            first = option_probability(sample.logprobs)[1]
+            turned = first if first is None or judgment.order == "ab" else 1 - first
+            agrees = turned is not None and abs(turned - sample.p_a) < _CLOSE
+            facts += check(agrees, f"a sample's p of a is {sample.p_a:.4f}, but its log-probabilities give {turned}")
+    found = reread(judgment)
+    if found is None or judgment.mode == "applies":
+        return facts
+    outcome, p_a = found
+    close = p_a == judgment.p_a or (p_a is not None and judgment.p_a is not None and abs(p_a - judgment.p_a) < _CLOSE)
+    return facts + check(
+        outcome == judgment.outcome and close, f"p of a is {judgment.p_a}, but what it keeps gives {outcome}, {p_a}"
+    )
 
 
 def completion_agrees(row: SftRow, source: Entry | None) -> list[Fact]:

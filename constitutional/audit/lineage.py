@@ -30,7 +30,16 @@ from constitutional.audit.trace_node import (
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.evaluation.checked import CheckScore
 from constitutional.feedback.gate import Labelled
-from constitutional.records import Answer, Comparison, Judgment, Preference, Prompt, Revision, RevisionRound
+from constitutional.records import (
+    Answer,
+    Comparison,
+    Judgment,
+    JudgmentSample,
+    Preference,
+    Prompt,
+    Revision,
+    RevisionRound,
+)
 from constitutional.runs import StageResult
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RewardRow, SftRow
 
@@ -155,7 +164,7 @@ def _judgment(ix: Index, judgment: Judgment, *, whole: bool) -> TraceNode:
     facts += _asked(ix, judgment)
     facts += [("seed", str(judgment.seed)), *ledger_facts(ix, judgment)]
     facts += probability_agrees(judgment)
-    requests = ("comparison_request", "applies_when")
+    requests = ("score_request" if judgment.mode == "score" else "comparison_request", "applies_when")
     children = [principle_node(ix, judgment.principle, judgment.principle_digest, requests)]
     if whole:
         children.append(_follow(ix, "comparison", judgment.comparison_id))
@@ -167,11 +176,21 @@ def _asked(ix: Index, judgment: Judgment) -> list[Fact]:
     """Who judged, a model under a template or a check; and who said before that the principle applies, or does not."""
     applies = _applies(ix, judgment)
     if judgment.mode != "check":
-        facts = model_facts(ix, "judge", judgment.judge, "judge") + template_facts(ix, [judgment.template_digest])
+        others = ix.view.lock.get("judges", {}).values()
+        facts = [("judge", judgment.judge)]
+        facts = facts if judgment.judge in others else model_facts(ix, "judge", judgment.judge, "judge")
+        facts = facts + template_facts(ix, [judgment.template_digest] if judgment.template_digest else [])
+        facts += [(f"sample {i}", _sample(sample)) for i, sample in enumerate(judgment.samples, start=1)]
         return facts + applies + ([("also said", judgment.raw)] if judgment.raw else [])
     known = code_of(ix, judgment.principle)
     same = check(judgment.judge in known, f"the run locked {known} as this principle's code, not {judgment.judge}")
     return [("judge", judgment.judge), ("scores", judgment.raw or "none"), *same, *applies]
+
+
+def _sample(sample: JudgmentSample) -> str:
+    """What a judge drew, and what was read from it."""
+    p = "none" if sample.p_a is None else f"{sample.p_a:.4f}"
+    return f"{sample.outcome}, p of a {p}, seed {sample.seed}: {sample.text}"
 
 
 def _applies(ix: Index, judgment: Judgment) -> list[Fact]:

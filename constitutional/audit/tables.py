@@ -103,7 +103,7 @@ def principle_rows(judgments: Sequence[Judgment], constitution: Constitution) ->
     for judgment in judgments:
         by_ref.setdefault(judgment.principle, []).append(judgment)
     rows = [principle_row(ref, titles.get(ref, ""), found) for ref, found in by_ref.items() if found]
-    asked = [judgment for judgment in judgments if judgment.mode == "logprob"]
+    asked = [judgment for judgment in judgments if judgment.mode not in ("check", "applies")]
     return (*rows, principle_row("all", "all principles", asked)) if asked else tuple(rows)
 
 
@@ -125,7 +125,7 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
         decisiveness_both=mean([2 * abs(o.p_a - 0.5) for o in both]),
         order_consistency=rate(sum(o.consistent for o in both), len(both)),
         first_position=rate(sum(p > 0.5 for p in first), len(first)),
-        mean_mass=mean([j.mass for j in judgments if j.mode == "logprob" and j.mass is not None]),
+        mean_mass=mean([j.mass for j in judgments if j.mode not in ("check", "applies") and j.mass is not None]),
     )
 
 

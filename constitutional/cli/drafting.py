@@ -39,7 +39,9 @@ Text = Annotated[str | None, typer.Option(help="Text of this slot; a placeholder
 
 
 def render(
-    template: Annotated[str, typer.Argument(help="critique, revise, revise_direct, judge, applies or respond.")],
+    template: Annotated[
+        str, typer.Argument(help="critique, revise, revise_direct, judge, judge_cot, vote, score, applies or respond.")
+    ],
     principle: Annotated[str | None, typer.Option(help="Id of the principle; `respond` needs none.")] = None,
     constitution: Annotated[str, typer.Option(help="A file, or the name of a packaged constitution.")] = "minimal",
     templates: Annotated[str | None, typer.Option(help="Template pack; the constitution's own when not given.")] = None,

@@ -103,7 +103,7 @@ def room_needed(template: str, model: str, max_tokens: int | None = None) -> Kep
     from constitutional.backends.specs import default_sampling
     from constitutional.feedback.options import OPTION_TOKENS
 
-    if template in ("judge", "applies"):
+    if template in ("judge", "applies", "score"):
         if max_tokens is not None:
             raise ConfigError(f"'{template}' chooses between options and draws no text: it takes no --max-tokens")
         return Kept(OPTION_TOKENS, "as for every option of a judge")
@@ -115,7 +115,8 @@ def room_needed(template: str, model: str, max_tokens: int | None = None) -> Kep
 
 def options_of(template: str, pack: TemplatePack) -> tuple[str, ...]:
     """The continuations a judge chooses between; none where a text is drawn."""
-    return {"judge": pack.options, "applies": pack.yes_no}.get(template, ())
+    known: dict[str, tuple[str, ...]] = {"judge": pack.options, "applies": pack.yes_no, "score": pack.grades}
+    return known.get(template, ())
 
 
 def count_lines(reading: Reading, reader: Reader, kept: Kept, options: tuple[str, ...]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from constitutional.errors import GateError
 from constitutional.feedback.applies import Applicability, CaseRow, case_problems, case_rows
-from constitutional.feedback.label import Opinion, opinions
+from constitutional.feedback.label import CLAMP, Clamp, Opinion, clamped, opinions
 from constitutional.principles import Constitution, Principle
 from constitutional.prompts import HumanPair
 from constitutional.records import Comparison, Judgment, Record, short_digest, user
@@ -79,6 +79,7 @@ def labelled_examples(
     split: Literal["gate", "tuning"] = "gate",
     per_principle: int | None = None,
     checks: bool = False,
+    request: str = "comparison_request",
 ) -> list[Labelled]:
     """The constitution's own examples as comparisons, each asked under its own principle.
 
@@ -86,11 +87,12 @@ def labelled_examples(
         constitution: where the examples stand.
         split: which of them.
         per_principle: at most so many of each; None takes all.
-        checks: also those of principles that have no comparison_request, but a check to judge by.
+        checks: also those of principles that have no such request, but a check to judge by.
+        request: the field of a principle that the judge is asked (`score_request` where it grades answers alone).
     """
     found = []
     for principle in constitution.principles:
-        if not principle.comparison_request and not (checks and principle.check):
+        if not getattr(principle, request) and not (checks and principle.check):
             continue
         chosen = [example for example in principle.examples if example.split == split][:per_principle]
         for example in chosen:
@@ -157,7 +159,7 @@ def measure_gate(
         labelled: the comparisons that were asked.
         judgments: the judge's answers to them, both orders.
         judge: identity of the judge.
-        template_digest: of the `judge` template.
+        template_digest: of the template the judge was asked with.
         min_order_consistency: bar for the share of comparisons answered alike in both orders.
         fallback: "provenance" uses the revision-over-original labels when the judge fails, "stop" uses none.
         principles: all that take part in judging, where some of them are code. What a check makes of its examples is
@@ -210,24 +212,25 @@ def measure_gate(
     )
 
 
-def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment]) -> float:
+def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment], clamp: Clamp = CLAMP) -> float:
     """How sure the judge is where it is right: its mean p of the better answer, over both orders.
 
     What checks say does not count: they are right or wrong, and say nothing of how sure a judge is. Where they alone
-    were asked there is no judge to measure, and labels are as certain as theirs: 1.
+    were asked there is no judge to measure, and labels are as certain as theirs: 1. The opinions of a judge that
+    reasons first are clamped, as in labels (`clamp`).
 
     Raises:
         GateError: it is right nowhere.
     """
     cases = {(item.comparison.id, ref) for item in labelled for ref in item.principles}
-    asked = [j for j in judgments if j.mode == "logprob" and (j.comparison_id, j.principle) in cases]
+    asked = [j for j in judgments if j.mode not in ("check", "applies") and (j.comparison_id, j.principle) in cases]
     if not asked:
         return 1.0
     by_comparison = opinions(asked)
     given = [
         o for item in labelled for o in by_comparison.get(item.comparison.id, []) if o.principle in item.principles
     ]
-    right = [opinion.p_a for opinion in given if opinion.p_a > CHANCE]
+    right = [clamped(opinion, clamp).p_a for opinion in given if opinion.p_a > CHANCE]
     if not right:
         raise GateError("the judge is right on none of its labelled comparisons: there is no telling how sure it is")
     return fsum(right) / len(right)

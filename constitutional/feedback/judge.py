@@ -1,32 +1,38 @@
-"""Per-principle judgments by option log-probabilities (Bai et al. 2022, section 4.1; both orders as Lee et al. 2023).
+"""Per-principle judgments (Bai et al. 2022, section 4.1; both orders as Lee et al. 2023).
 
-For every comparison, principle and order the judge is asked which answer it prefers; p is the softmax over the two
-options' log-probabilities. The judgment keeps both log-probabilities, the options' mass, the template, the judge, the
-order and the seed. Judgments go to the ledger as they are: no clamping, no averaging, no repair. A principle that is
-code is judged by its check (`feedback.checked`). Where a principle's `applies_when` is asked first and does not hold,
-the judgment is `not_applicable`, of mode `applies`; every judgment made after that question holds the answer to it.
+For every comparison, principle and order the judge is asked which answer it prefers, in one of the ways of
+`feedback.judging`. The judgment keeps what p was read from, the template, the judge, the order and the seed. Judgments
+go to the ledger as they are: no clamping, no averaging of orders, no repair. A principle that is code is judged by its
+check (`feedback.checked`). Where a principle's `applies_when` is asked first and does not hold, the judgment is
+`not_applicable`, of mode `applies`; every judgment made after that question holds the answer to it.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import cast
 
-from constitutional.backends import Backend, Likelihood
-from constitutional.checks import NO_CHECKS, Check, coded_digest
-from constitutional.feedback.applies import Applicability, applies
+from constitutional.backends import Backend
+from constitutional.checks import NO_CHECKS, Check
+from constitutional.feedback.applies import Applicability
 from constitutional.feedback.checked import judge_by_check, raw_json
-from constitutional.feedback.options import OPTION_TOKENS, option_probability
+from constitutional.feedback.judging.by_model import ask_model
+from constitutional.feedback.judging.cases import case_verdicts, left_out
+from constitutional.feedback.judging.cot import ask_cot
+from constitutional.feedback.judging.logprob import ask_logprob
+from constitutional.feedback.judging.score import ask_score
+from constitutional.feedback.judging.vote import ask_vote
+from constitutional.feedback.judging.ways import PLAIN, TEMPLATE_OF, Judge, Question, Scorer, Told, Way
+from constitutional.few_shots import FewShots
 from constitutional.principles import Principle
 from constitutional.records import (
     Comparison,
     Dialogue,
     Judgment,
     Order,
-    Outcome,
     Usage,
+    canonical_json,
     digest,
     seed_for,
 )
@@ -36,25 +42,6 @@ ORDERS: tuple[Order, Order] = ("ab", "ba")
 
 Known = Callable[[Sequence[str]], Mapping[str, Judgment]]
 """Looks up judgments already in the ledger by key."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One thing to ask the judge, or a check in its place; `key` is its digest."""
-
-    comparison: Comparison
-    principle: Principle
-    order: Order
-    dialogue: Dialogue
-    key: str
-    check: Check | None = None
-    conditional: bool = False
-    """The judge is asked first whether the principle applies."""
-
-    @property
-    def case(self) -> tuple[str, str]:
-        """What is asked then: of which prompt, and of which principle."""
-        return self.comparison.prompt_id, self.principle.ref
 
 
 def choose_principles(
@@ -75,67 +62,94 @@ def questions(
     judge_model: str,
     checks: Mapping[str, Check] = NO_CHECKS,
     ask_applies: bool = False,
+    way: Way = PLAIN,
 ) -> list[Question]:
     """Every comparison under each of its principles in both orders; the arguments are those of `judge`."""
-    template = pack.digest("judge")
+    template = way.template_digest(pack)
     asked = []
     for comparison, principles in zip(comparisons, assigned, strict=True):
         for principle in principles:
-            conditional = ask_applies and principle.applies_when is not None
+            conditional = ask_applies and principle.applies_when is not None and way.mode != "model"
             case = [principle.applies_when, pack.digest("applies"), judge_model] if conditional else []
+            shots = way.shots(pack.few_shots.under(principle.few_shots), comparison.id, principle.ref)
             for order in ORDERS:
                 if (check := checks.get(principle.ref)) is not None:
                     key = digest(["check", comparison.id, principle.ref, check.identity, order, *case])
                     asked.append(Question(comparison, principle, order, (), key, check, conditional))
                     continue
-                first, second = (comparison.a, comparison.b) if order == "ab" else (comparison.b, comparison.a)
-                rendered = pack.render(
-                    "judge",
-                    principle.few_shots,
-                    conversation=comparison.messages,
-                    a=first,
-                    b=second,
-                    comparison_request=principle.comparison_request or "",
-                )
-                asked_for = [principle.ref, principle.comparison_request, *principle.shown("comparison")]
-                key = digest(["logprob", comparison.id, asked_for, template, judge_model, order, *case])
-                asked.append(Question(comparison, principle, order, rendered.dialogue, key, None, conditional))
+                asked_for = _asked_for(principle, way, shots)
+                key = digest([way.mode, comparison.id, asked_for, template, judge_model, order, *way.key(), *case])
+                dialogue = _dialogue(comparison, principle, order, pack, way, shots)
+                asked.append(Question(comparison, principle, order, dialogue, key, None, conditional))
     return asked
+
+
+def _asked_for(principle: Principle, way: Way, shots: FewShots) -> list[object]:
+    """What a judge reads of a principle; a preference model reads nothing but answers."""
+    if way.mode == "model":
+        return [principle.ref]
+    if way.mode == "score":
+        return [principle.ref, principle.score_request]
+    drawn = [shots.texts("comparison")] if way.shot_requests else principle.shown("comparison")
+    return [principle.ref, principle.comparison_request, *drawn]
+
+
+def _dialogue(
+    comparison: Comparison, principle: Principle, order: Order, pack: TemplatePack, way: Way, shots: FewShots
+) -> Dialogue:
+    """What the judge is asked; empty in the modes that look at one answer at a time."""
+    if way.mode in ("score", "model"):
+        return ()
+    first, second = (comparison.a, comparison.b) if order == "ab" else (comparison.b, comparison.a)
+    return pack.render(
+        TEMPLATE_OF[way.mode],
+        shots if way.shot_requests else principle.few_shots,
+        conversation=comparison.messages,
+        a=first,
+        b=second,
+        comparison_request=principle.comparison_request or "",
+    ).dialogue
 
 
 def judge(
     comparisons: Sequence[Comparison],
     *,
     assigned: Sequence[Sequence[Principle]],
-    backend: Backend,
+    backend: Judge,
     pack: TemplatePack,
     seed: int,
     known: Known | None = None,
     checks: Mapping[str, Check] = NO_CHECKS,
     ask_applies: bool = False,
+    way: Way = PLAIN,
 ) -> Iterator[Judgment]:
     """Judges each comparison under each of its assigned principles, in both orders.
 
     Args:
         comparisons: one chunk.
         assigned: per comparison, the principles it is judged under.
-        backend: the judge; must give log-probabilities.
-        pack: template `judge` and the two options.
-        seed: recorded; the judgment itself is deterministic.
+        backend: the judge; must give log-probabilities, save in mode `vote`. In mode `model` a preference model.
+        pack: the template of the mode, and the two options.
+        seed: recorded. What is drawn is drawn with the seed in `way.sampling`, all else is deterministic.
         known: judgments already in the ledger are returned from there and not asked again.
         checks: the opened checks of principles that are code, by `id@version`; these judge in the backend's place.
         ask_applies: ask of principles with an `applies_when` first whether they apply (template `applies`). What is
-            asked of them otherwise, a constitution's own examples say, is taken to be their case.
+            asked of them otherwise, a constitution's own examples say, is taken to be their case. A preference model
+            can not be asked, and its opinion is about no principle: all apply to it.
+        way: how the judge is asked: its mode, and what belongs to it.
 
     Yields:
         One Judgment per question, in the order of `questions`; a question that does not fit the judge's context is a
         judgment with outcome `error`, one whose options hold no mass is `invalid`.
+
+    Raises:
+        BackendError: the judge gives no log-probabilities where they are needed.
     """
     asked = questions(
-        comparisons, assigned, pack=pack, judge_model=backend.model, checks=checks, ask_applies=ask_applies
+        comparisons, assigned, pack=pack, judge_model=backend.model, checks=checks, ask_applies=ask_applies, way=way
     )
     found = dict(known([question.key for question in asked])) if known else {}
-    verdicts = _verdicts([q for q in asked if q.conditional and q.key not in found], backend, pack, seed)
+    verdicts = case_verdicts([q for q in asked if q.conditional and q.key not in found], backend, pack, seed)
     unpaid = {case: verdict.usage for case, verdict in verdicts.items()}  # one verdict serves several judgments
     by_code: dict[tuple[str, str], list[Question]] = {}
     for question in asked:
@@ -143,7 +157,7 @@ def judge(
         if question.key in found:
             continue
         if verdict is not None and not verdict.applies:
-            found[question.key] = _left_out(question, verdict, unpaid.pop(question.case, Usage()))
+            found[question.key] = left_out(question, verdict, unpaid.pop(question.case, Usage()))
         elif question.check is not None:
             by_code.setdefault((question.comparison.id, question.principle.ref), []).append(question)
     for group in by_code.values():
@@ -153,59 +167,30 @@ def judge(
         keys = {question.order: question.key for question in group}
         for judgment in judge_by_check(one.comparison, one.principle, check, keys, seed, verdict, cost):
             found[judgment.key] = judgment
-    fresh = [question for question in asked if question.key not in found]
-    fitting = [question for question in fresh if backend.room(question.dialogue) >= OPTION_TOKENS]
-    likelihoods = backend.loglikelihood([q.dialogue for q in fitting], [pack.options] * len(fitting)) if fitting else []
-    by_key = dict(zip((question.key for question in fitting), likelihoods, strict=True))
+    fresh = {question.key: question for question in asked if question.key not in found}  # each is asked once
+    told = dict(zip(fresh, _ask(list(fresh.values()), backend, pack, way), strict=True))
     for question in asked:
-        if question.key in found:
-            yield found[question.key]
-        else:
-            verdict, cost = verdicts.get(question.case), unpaid.pop(question.case, Usage())
-            likelihood = by_key.get(question.key)
-            yield _judgment(question, likelihood, pack.digest("judge"), backend.model, seed, verdict, cost)
+        if question.key not in found:
+            verdict, before = verdicts.get(question.case), unpaid.pop(question.case, Usage())
+            template = way.template_digest(pack)
+            found[question.key] = _judgment(
+                question, told[question.key], way, template, backend.model, seed, verdict, before
+            )
+        yield found[question.key]
 
 
-def _verdicts(
-    asked: Sequence[Question], backend: Backend, pack: TemplatePack, seed: int
-) -> dict[tuple[str, str], Applicability]:
-    """Whether principles apply, by prompt id and `id@version`; asked once of each conversation."""
-    found: dict[tuple[str, str], Applicability] = {}
-    for principle in {question.principle.ref: question.principle for question in asked}.values():
-        comparisons = [question.comparison for question in asked if question.principle.ref == principle.ref]
-        conversations = {comparison.prompt_id: comparison.messages for comparison in comparisons}
-        for verdict in applies(conversations, [principle], backend=backend, pack=pack, seed=seed):
-            found[verdict.prompt_id, principle.ref] = verdict
-    return found
-
-
-def _left_out(question: Question, verdict: Applicability, usage: Usage) -> Judgment:
-    """The judgment of a principle that does not apply, or of which the judge did not say whether it does."""
-    outcome: Outcome = "not_applicable"
-    if verdict.applies is None:
-        outcome = "invalid" if verdict.outcome == "invalid" else "error"
-    return Judgment(
-        key=question.key,
-        comparison_id=question.comparison.id,
-        principle=question.principle.ref,
-        principle_digest=coded_digest(question.principle, question.check.identity if question.check else None),
-        template_digest=verdict.template_digest,
-        judge=verdict.judge,
-        mode="applies",
-        order=question.order,
-        outcome=outcome,
-        p_a=None,
-        logprobs=verdict.logprobs,
-        mass=verdict.mass,
-        raw=verdict.raw if verdict.p_applies is None else raw_json({}, verdict),
-        usage=usage,
-        seed=verdict.seed,
-    )
+def _ask(asked: Sequence[Question], judge: Judge, pack: TemplatePack, way: Way) -> list[Told]:
+    """The one place where a mode is chosen."""
+    if way.mode == "model":
+        return ask_model(asked, cast(Scorer, judge))
+    ask = {"logprob": ask_logprob, "cot": ask_cot, "vote": ask_vote, "score": ask_score}[way.mode]
+    return ask(asked, cast(Backend, judge), pack, way)
 
 
 def _judgment(
     question: Question,
-    likelihood: Likelihood | None,
+    told: Told,
+    way: Way,
     template: str,
     judge_model: str,
     seed: int,
@@ -213,14 +198,8 @@ def _judgment(
     before: Usage,
 ) -> Judgment:
     """The judge's answer; `verdict` and `before`: what it said, and spent, when asked whether the principle applies."""
-    outcome: Outcome = "error"
-    p_first: float | None = None
-    mass: float | None = None
-    if likelihood is not None:
-        outcome, p_first, mass = option_probability(likelihood.logprobs)
-    p_a = p_first if p_first is None or question.order == "ab" else 1 - p_first
-    finite = likelihood is not None and all(map(math.isfinite, likelihood.logprobs))
-    error = None if likelihood else "too long for the judge's context"
+    said = told.said if told.error is None else {"error": told.error}
+    plain = told.error if told.error is not None else canonical_json(dict(told.said)) if told.said else None
     return Judgment(
         key=question.key,
         comparison_id=question.comparison.id,
@@ -228,13 +207,17 @@ def _judgment(
         principle_digest=question.principle.digest,
         template_digest=template,
         judge=judge_model,
-        mode="logprob",
+        mode=way.mode,
         order=question.order,
-        outcome=outcome,
-        p_a=p_a,
-        logprobs=likelihood.logprobs if likelihood and finite else (),
-        mass=mass,
-        raw=error if verdict is None else raw_json({} if error is None else {"error": error}, verdict),
-        usage=Usage(prompt_tokens=before.prompt_tokens + (likelihood.prompt_tokens if likelihood else 0)),
+        outcome=told.outcome,
+        p_a=told.p_a,
+        logprobs=told.logprobs,
+        mass=told.mass,
+        raw=plain if verdict is None else raw_json(said, verdict),
+        usage=Usage(
+            prompt_tokens=before.prompt_tokens + told.usage.prompt_tokens,
+            completion_tokens=before.completion_tokens + told.usage.completion_tokens,
+        ),
         seed=seed,
+        samples=told.samples,
     )

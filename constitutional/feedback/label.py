@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, Outcome, Preference, seed_for
 
 Rule = Literal["sampled", "mean", "weighted", "tiers"]
+
+Clamp = tuple[float, float] | None
+"""Least and greatest p of an opinion that was reasoned; None clamps nothing."""
+
+CLAMP: Clamp = (0.4, 0.6)
 
 _FAILED: frozenset[Outcome] = frozenset({"refused", "invalid", "error"})
 _ROUNDING = 1e-12  # 0.6 - 0.5 is less than 0.1 in floating point
@@ -32,6 +37,8 @@ class Opinion:
     judgment_ids: tuple[str, str]
     consistent: bool
     """True when both orders prefer the same answer."""
+    reasoned: bool = False
+    """True when the judge reasoned before its verdict (mode `cot`): only such opinions are clamped."""
 
 
 def opinions(judgments: Iterable[Judgment]) -> dict[str, list[Opinion]]:
@@ -46,9 +53,21 @@ def opinions(judgments: Iterable[Judgment]) -> dict[str, list[Opinion]]:
             ab, ba = by_order["ab"], by_order["ba"]
             assert ab.p_a is not None and ba.p_a is not None
             found.setdefault(comparison_id, []).append(
-                Opinion(principle, (ab.p_a + ba.p_a) / 2, (ab.id, ba.id), (ab.p_a > 0.5) == (ba.p_a > 0.5))
+                Opinion(
+                    principle, (ab.p_a + ba.p_a) / 2, (ab.id, ba.id), (ab.p_a > 0.5) == (ba.p_a > 0.5), ab.mode == "cot"
+                )
             )
     return found
+
+
+def clamped(opinion: Opinion, clamp: Clamp) -> Opinion:
+    """The opinion with p no lower and no higher than the ends of `clamp`, where the judge reasoned first.
+
+    A reasoning makes a judge far surer than it is right: Bai et al. 2022, section 4.1, train on 0.4 to 0.6.
+    """
+    if not opinion.reasoned or clamp is None:
+        return opinion
+    return replace(opinion, p_a=min(max(opinion.p_a, clamp[0]), clamp[1]))
 
 
 def label(
@@ -59,6 +78,7 @@ def label(
     rule: Rule = "mean",
     margin: float = 0.1,
     seed: int = 0,
+    clamp: Clamp = CLAMP,
 ) -> Iterator[Preference]:
     """One Preference per comparison; one without a usable opinion abstains and says so, it is never 0.5.
 
@@ -70,12 +90,13 @@ def label(
         margin: of the rule `tiers`: the tier of lowest number whose mean opinion is at least this far from one half
             decides alone. Where none is, or one that could not be read in full is not, the label abstains.
         seed: of the draws of the rule `sampled`.
+        clamp: ends of the opinions of a judge that reasons first (`clamped`); all others stay as they are.
     """
     weights = {principle.ref: principle.weight for principle in principles}
     judgments = list(judgments)
     by_comparison, silent, failed = opinions(judgments), _silent(judgments), _failed(judgments)
     for comparison in comparisons:
-        found = [o for o in by_comparison.get(comparison.id, []) if o.principle in weights]
+        found = [clamped(o, clamp) for o in by_comparison.get(comparison.id, []) if o.principle in weights]
         why = _why(silent.get(comparison.id, set()))
         if rule == "sampled" and found:
             found = [random.Random(seed_for(seed, "label", comparison.id)).choice(found)]

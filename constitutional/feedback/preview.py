@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from constitutional.errors import ConfigError, nearest
 from constitutional.feedback.judge import questions
+from constitutional.feedback.judging.ways import TEMPLATE_OF, Way
 from constitutional.principles import Constitution, Principle
 from constitutional.records import Comparison, Dialogue, user
 from constitutional.templates import TemplatePack
@@ -19,6 +20,9 @@ REQUESTS = {
     "revise": ("critique_request", "revision_request"),
     "revise_direct": ("revision_request",),
     "judge": ("comparison_request",),
+    "judge_cot": ("comparison_request",),
+    "vote": ("comparison_request",),
+    "score": ("score_request",),
     "applies": ("applies_when",),
     "respond": (),
 }
@@ -29,6 +33,9 @@ SLOTS = {
     "revise": ("prompt", "answer", "critique"),
     "revise_direct": ("prompt", "answer"),
     "judge": ("prompt", "a", "b"),
+    "judge_cot": ("prompt", "a", "b"),
+    "vote": ("prompt", "a", "b"),
+    "score": ("prompt", "answer"),
     "applies": ("prompt",),
     "respond": ("prompt",),
 }
@@ -52,7 +59,7 @@ def preview(
     pack: TemplatePack,
     texts: Mapping[str, str],
 ) -> list[Preview]:
-    """The questions a template puts: one, or one in each order for `judge`.
+    """The questions a template puts: one, or one in each order where two answers are compared.
 
     Args:
         template: a name in `REQUESTS`.
@@ -77,10 +84,11 @@ def preview(
     if template == "respond":
         return [Preview("respond", pack.render("respond", conversation=conversation).dialogue, missing)]
     principle = _principle(constitution, principle_id, template)
-    if template == "judge":
+    mode = next((mode for mode, name in TEMPLATE_OF.items() if name == template), None)
+    if mode in ("logprob", "cot", "vote"):
         pair = Comparison(prompt_id="preview", messages=conversation, a=filled["a"], b=filled["b"], origin="human")
-        asked = questions([pair], [[principle]], pack=pack, judge_model="")
-        return [Preview(f"judge, order {question.order}", question.dialogue, missing) for question in asked]
+        asked = questions([pair], [[principle]], pack=pack, judge_model="", way=Way(mode))
+        return [Preview(f"{template}, order {question.order}", question.dialogue, missing) for question in asked]
     requests = {name: getattr(principle, name) for name in REQUESTS[template]}
     rendered = pack.render(template, principle.few_shots, conversation=conversation, **filled, **requests)
     return [Preview(template, rendered.dialogue, missing)]

@@ -220,6 +220,7 @@ def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
         **({"checks": identities} if identities else {}),
         "templates": {"pack": pack.ref, **{name: pack.digest(name) for name in pack.templates}},
         "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")},
+        **_more_judges(inputs),
         "prompts": len(inputs.prompts),
         "seed": recipe.seed,
         "versions": package_versions(),
@@ -234,6 +235,12 @@ def _write_lock(folder: RunFolder, inputs: Inputs) -> None:
     if identities:
         _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
     write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.prompts))
+
+
+def _more_judges(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """The judges besides the labels' one, by name; nothing where there are none."""
+    found = {juror.name: juror.identity(inputs.recipe.dtype) for juror in inputs.jury[1:]}
+    return {"judges": found} if found else {}
 
 
 def _keep_code(path: Path, identities: dict[str, str]) -> None:

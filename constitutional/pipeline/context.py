@@ -16,7 +16,9 @@ from constitutional.constitution import load_composed
 from constitutional.constitution.code import open_checks
 from constitutional.display import Display
 from constitutional.errors import ConfigError, DataError, nearest
+from constitutional.feedback.judging.ways import Way
 from constitutional.ledger import Ledger
+from constitutional.pipeline.jury import Juror, jury
 from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
@@ -58,21 +60,36 @@ class Inputs:
         return next(p for p in self.prompts if p.id == prompt_id)
 
     def spec(self, role: str) -> str:
-        """The model spec behind `policy`, `feedback` or `judge`, with `self` and defaults resolved."""
+        """The model spec behind `policy`, `feedback` or `judge` (the labels'), `self` and defaults resolved."""
         recipe = self.recipe
         if role == "policy":
             return self._located(recipe.policy)
-        if role == "judge" and recipe.judge is not None:
-            return self._located(recipe.policy if recipe.judge == "self" else recipe.judge)
+        if role == "judge":
+            return self.juror.spec
         return self._located(recipe.policy if recipe.feedback == "self" else recipe.feedback)
 
     def _located(self, spec: str) -> str:
         kind, _, rest = spec.partition(":")
-        return f"{kind}:{resolve_path(self.recipe_file, rest)}" if kind in ("scripted", "local") else spec
+        return f"{kind}:{resolve_path(self.recipe_file, rest)}" if kind in ("scripted", "local", "model") else spec
+
+    @property
+    def jury(self) -> list[Juror]:
+        """Every judge, the labels' judge first."""
+        recipe = self.recipe
+        given = recipe.policy if recipe.judge == "self" else recipe.judge
+        own = self.spec("feedback") if given is None else self._located(given)
+        requests = [p.comparison_request for p in self.constitution.principles if "judge" in p.phases]
+        return jury(recipe, own, self._located, tuple(request for request in requests if request))
+
+    @property
+    def juror(self) -> Juror:
+        """The judge whose word makes labels."""
+        return self.jury[0]
 
     def identity(self, role: str) -> str:
         """The identity of the model behind a role, without opening it."""
-        return identify(self.spec(role), self.recipe.dtype)
+        dtype = self.recipe.dtype
+        return self.juror.identity(dtype) if role == "judge" else identify(self.spec(role), dtype)
 
     def sampling(self, role: str, **overrides: float | int | None) -> Sampling:
         """How a role's text is drawn: the model's default, under the recipe's settings, under `overrides`."""
@@ -80,13 +97,17 @@ class Inputs:
         given = {**settings.model_dump(exclude_none=True), **{k: v for k, v in overrides.items() if v is not None}}
         return default_sampling(self.spec(role)).model_copy(update=given)
 
-    def taking_part(self, phase: Phase) -> list[Principle]:
+    def taking_part(self, phase: Phase, way: Way | None = None) -> list[Principle]:
         """The principles that name a phase and have what it asks: requests to revise under, or what judges an answer.
+
+        Args:
+            phase: of the recipe.
+            way: how judges are asked; as the labels' judge is when None.
 
         Raises:
             ConfigError: a principle named in `revise.principles` does not take part, or none does.
         """
-        needed, code_will_do = "comparison_request", phase != "revise"
+        needed, code_will_do = (way or self.juror.way).request, phase != "revise"
         if phase == "revise":
             needed = "revision_request and a critique_request" if self.recipe.revise.critique else "revision_request"
         found = [

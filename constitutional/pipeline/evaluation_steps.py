@@ -17,8 +17,8 @@ from constitutional.evaluation.evaluate import (
     wins_by_score,
 )
 from constitutional.feedback.judge import choose_principles
+from constitutional.pipeline.asking import asked_key, judged, run_judge
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Lazy
-from constitutional.pipeline.judging_steps import judged, run_judge
 from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant, seed_for
 from constitutional.runs import StageResult, write_atomic
 
@@ -81,15 +81,10 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
         number,
         "evaluate",
         {
-            "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
-            **ctx.code_key(principles),
+            **asked_key(ctx, principles),
             **ctx.case_key([p for p in principles if p.ref not in ctx.checks]),
-            "templates": [ctx.pack.digest("judge")],
-            "judge": ctx.identity("judge"),
             "per_comparison": settings.principles_per_comparison,
             "limit": limit,
-            "seed": ctx.recipe.seed,
-            "chunk_size": ctx.recipe.chunk_size,
         },
         {"answers": done["answers"], **({"pm": done["pm"]} if "pm" in done else {})},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from constitutional.config import resolve_path
 from constitutional.feedback.applies import Applicability, applies, unread
@@ -14,15 +14,16 @@ from constitutional.feedback.gate import (
     measure_gate,
     sureness,
 )
-from constitutional.feedback.judge import choose_principles, judge, questions
+from constitutional.feedback.judge import choose_principles
 from constitutional.feedback.label import label, label_by_origin
 from constitutional.feedback.sample import compare_contrast, compare_revision
+from constitutional.pipeline.asking import asked_key, judged, run_judge
 from constitutional.pipeline.context import Context, Done, Lazy
 from constitutional.pipeline.feedback_steps import usable_revisions
 from constitutional.principles import Principle
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Comparison, Failure, Judgment, Preference, Revision
-from constitutional.runs import Stage, StageResult, write_atomic
+from constitutional.runs import StageResult, write_atomic
 
 
 def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -32,7 +33,9 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
     """
     settings, principles = ctx.recipe.gate, ctx.taking_part("judge")
     asked = {p.ref for p in principles}
-    examples = labelled_examples(ctx.constitution, per_principle=settings.examples_per_principle, checks=True)
+    examples = labelled_examples(
+        ctx.constitution, per_principle=settings.examples_per_principle, checks=True, request=ctx.juror.way.request
+    )
     labelled = [item for item in examples if asked.issuperset(item.principles)]
     if settings.human is not None:
         pairs = load_pairs(str(resolve_path(ctx.recipe_file, settings.human)), settings.human_limit)
@@ -43,7 +46,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "labelled": [[item.comparison.id, list(item.principles)] for item in labelled],
             "settings": settings.model_dump(mode="json", exclude={"human", "human_limit", "examples_per_principle"}),
-            **_judge_key(ctx, principles),
+            **asked_key(ctx, principles),
             **ctx.case_key(principles),
         },
         {},
@@ -60,7 +63,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         labelled,
         answered,
         judge=ctx.identity("judge"),
-        template_digest=ctx.pack.digest("judge"),
+        template_digest=ctx.juror.way.template_digest(ctx.pack),
         min_order_consistency=settings.min_order_consistency,
         fallback=settings.fallback,
         principles=principles,
@@ -78,7 +81,12 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def _cases(ctx: Context, labelled: Sequence[Labelled], by_ref: Mapping[str, Principle]) -> list[Applicability]:
-    """What the judge says to whether principles apply to their own examples; nothing where none has a case."""
+    """What the judge says to whether principles apply to their own examples; nothing where none has a case.
+
+    A preference model is not asked: its opinion is about no principle.
+    """
+    if ctx.juror.way.mode == "model":
+        return []
     backend = Lazy(ctx, ctx.spec("judge"))
     verdicts: list[Applicability] = []
     for ref, principle in by_ref.items():
@@ -95,25 +103,32 @@ def load_gate(result: StageResult) -> GateReport:
 
 
 def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Comparisons × principles × both orders → the ledger (Judgment records)."""
-    settings, principles = ctx.recipe.judging, ctx.taking_part("judge")
+    """Comparisons × principles × both orders → the ledger (Judgment records).
+
+    The further judges of a recipe are asked the same after the labels' judge; their judgments have folders of their own
+    beside, which no later step reads.
+    """
+    settings = ctx.recipe.judging
+    results: list[StageResult] = []
     comparisons = done["sample"].records(Comparison)[: settings.limit]
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
-    stage = ctx.folder.stage(
-        number,
-        "judge",
-        {"settings": settings.model_dump(mode="json"), **_judge_key(ctx, principles), **ctx.case_key(principles)},
-        {"sample": done["sample"]},
-    )
-    assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
-    run_judge(ctx, stage, comparisons, assigned, ask_applies=True)
-    return stage.finish(ledger_head=ctx.ledger.head)
+    asked = settings.model_dump(mode="json", include={"principles_per_comparison", "limit"})
+    for juror in ctx.jury:
+        principles = ctx.taking_part("judge", juror.way)
+        name = f"judge-{juror.name}" if results else "judge"
+        key = {"settings": asked, **asked_key(ctx, principles, juror), **ctx.case_key(principles)}
+        stage = ctx.folder.stage(number, name, key, {"sample": done["sample"]})
+        assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in comparisons}
+        run_judge(ctx, stage, comparisons, assigned, ask_applies=True, juror=juror)
+        results.append(stage.finish(ledger_head=ctx.ledger.head))
+    return results[0]
 
 
 def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl)."""
     rule, margin, gate = ctx.recipe.label.rule, ctx.recipe.label.margin, load_gate(done["gate"])
     by_judge = gate.labels == "judge"
+    clamp = ctx.recipe.label.clamp
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
     inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
     if not by_judge or contrast:
@@ -130,6 +145,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
             **(_tiers_key(principles, margin) if by_judge and rule == "tiers" else {}),
             "contrast": contrast,
             **({"contrast_p": "sureness"} if contrast and by_judge else {}),
+            **({"clamp": clamp} if by_judge and ctx.juror.way.mode == "cot" else {}),
             "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
         },
@@ -145,40 +161,21 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         judgments, asked = [], set()
     sure = 1.0
     if contrast and by_judge:
-        sure = sureness(done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment))
+        sure = sureness(done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment), clamp)
     if contrast and usable:
         comparisons += _contrasts(ctx, done, usable, round(contrast * len(comparisons)))
 
     def work(chunk: Sequence[Comparison], index: int) -> Iterable[Preference | Failure]:
         judged = [c for c in chunk if c.id in asked]
-        yield from label(judged, judgments, principles=principles, rule=rule, margin=margin, seed=ctx.recipe.seed)
+        yield from label(
+            judged, judgments, principles=principles, rule=rule, margin=margin, seed=ctx.recipe.seed, clamp=clamp
+        )
         yield from label_by_origin([c for c in chunk if c.id not in asked], contrast=sure)
 
     stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
     if stage.result() is None:
         write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in comparisons))
     return stage.finish(outputs=["comparisons.jsonl"])
-
-
-def judged(
-    ctx: Context,
-    comparisons: Sequence[Comparison],
-    assigned: Mapping[str, Sequence[Principle]],
-    *,
-    ask_applies: bool = False,
-) -> list[Judgment]:
-    """The ledger's answers to these questions, in the order they are asked; `ask_applies` as they were asked."""
-    asked = questions(
-        comparisons,
-        [assigned[c.id] for c in comparisons],
-        pack=ctx.pack,
-        judge_model=ctx.identity("judge"),
-        checks=ctx.checks,
-        ask_applies=ask_applies,
-    )
-    keys = [question.key for question in asked]
-    found = ctx.ledger.lookup(keys)
-    return [found[key] for key in keys]
 
 
 def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: int) -> list[Comparison]:
@@ -195,52 +192,5 @@ def _contrasts(ctx: Context, done: Done, refusals: Sequence[Revision], count: in
     ]
 
 
-def run_judge(
-    ctx: Context,
-    stage: Stage,
-    comparisons: Sequence[Comparison],
-    assigned: Mapping[str, Sequence[Principle]],
-    *,
-    ask_applies: bool = False,
-) -> None:
-    """Judges comparisons chunk by chunk; each chunk's judgments are in the ledger before its file exists.
-
-    `ask_applies` leaves principles out whose `applies_when` does not hold.
-    """
-    backend = Lazy(ctx, ctx.spec("judge"))
-
-    def work(chunk: Sequence[Comparison], index: int) -> Iterator[Judgment]:
-        return judge(
-            chunk,
-            assigned=[assigned[c.id] for c in chunk],
-            backend=backend.backend,
-            pack=ctx.pack,
-            seed=ctx.recipe.seed,
-            known=ctx.ledger.lookup,
-            checks=ctx.checks,
-            ask_applies=ask_applies,
-        )
-
-    stage.run_chunks(
-        comparisons,
-        work,
-        chunk_size=max(1, ctx.recipe.chunk_size // 2),
-        output_type=Judgment,
-        before_commit=ctx.ledger.append,
-        progress=ctx.display.progress,
-    )
-
-
 def _tiers_key(principles: Sequence[Principle], margin: float) -> dict[str, object]:
     return {"tiers": [[p.ref, p.tier] for p in principles], "margin": margin}
-
-
-def _judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
-    return {
-        "principles": [[p.ref, p.comparison_request, *p.shown("comparison")] for p in principles],
-        **ctx.code_key(principles),
-        "templates": [ctx.pack.digest("judge")],
-        "judge": ctx.identity("judge"),
-        "seed": ctx.recipe.seed,
-        "chunk_size": ctx.recipe.chunk_size,
-    }

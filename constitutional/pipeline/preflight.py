@@ -9,6 +9,7 @@ from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
 from constitutional.constitution.diff import diff, summary
 from constitutional.errors import ConfigError, DataError, LedgerError, RunError
+from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
 from constitutional.principles import Constitution
@@ -60,27 +61,48 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     """Every model is there and can do what the steps ask of it.
 
     Raises:
-        ConfigError: a policy that cannot be trained, a judge that gives no log-probabilities, a template pack that
+        ConfigError: a policy that cannot be trained, a judge that cannot answer in its mode, a template pack that
             training cannot follow.
         BackendError: a model that is missing.
     """
-    for role in ("policy", "feedback", "judge"):
+    for role in ("policy", "feedback"):
         identify(inputs.spec(role), inputs.recipe.dtype)
     trained = [step for step in steps if step in TRAINING]
     if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
         raise ConfigError(f"policy: {inputs.recipe.policy} cannot be trained ({trained[0]}): use local: or embedded:")
-    conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
-    if (conditional or any(step in JUDGING for step in steps)) and split_spec(inputs.spec("judge"))[0] == "openvino":
-        raise ConfigError(
-            f"judge: {inputs.spec('judge')} gives no log-probabilities of options: "
-            "name the same model as `judge: embedded:...`"
-        )
+    _check_judges(inputs, steps)
     plain = (user("How are you?"),)
     if trained and inputs.pack.render("respond", conversation=plain).dialogue != plain:
         raise ConfigError(
             f"templates: pack {inputs.pack.ref} does not ask in chat form, but {trained[0]} trains on chat messages: "
             "leave the training steps out (stages:) or use a chat pack"
         )
+
+
+def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
+    """Every judge is there and can answer in its mode; and one that is asked whether principles apply can say so."""
+    judging = any(step in JUDGING for step in steps)
+    conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
+    for number, juror in enumerate(inputs.jury):
+        juror.identity(inputs.recipe.dtype)
+        mode, template = juror.way.mode, TEMPLATE_OF.get(juror.way.mode)
+        kind = juror.spec.partition(":")[0]
+        if judging and template is not None and template not in inputs.pack.templates:
+            raise ConfigError(
+                f"{juror.place}: mode '{mode}' asks with the template '{template}', which pack {inputs.pack.ref} lacks"
+            )
+        if judging and kind == "openvino" and mode != "vote":
+            raise ConfigError(
+                f"judge: {juror.spec} gives no log-probabilities of options: "
+                "name the same model as `judge: embedded:...`, or set judging.mode to vote"
+            )
+        asked = judging and any(p.applies_when for p in inputs.taking_part("judge", juror.way))
+        first = number == 0 and conditional
+        if (first and kind == "model") or ((first or asked) and kind == "openvino"):
+            fault = "is a preference model" if kind == "model" else "gives no log-probabilities"
+            raise ConfigError(
+                f"{juror.place}: {juror.spec} {fault}: it can not be asked whether principles apply (applies_when)"
+            )
 
 
 def check_prompts(inputs: Inputs, steps: Sequence[str]) -> None:
