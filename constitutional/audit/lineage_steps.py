@@ -116,8 +116,8 @@ def _outcome(ix: Index, name: str) -> list[Fact]:
         return [("preference model", pm.model), ("trained on", f"{pm.rows} rows"), ("held-out accuracy", accuracy)]
     if name == "rl" and (rl := view.figures("rl", "result.json", RlResult)):
         trained = view.figures("pm", "result.json", PreferenceModelResult)
-        same = trained is None or trained.model == rl.preference_model
-        facts = [("preference model", rl.preference_model), ("steps", str(rl.steps))]
+        same = trained is None or rl.preference_model in (None, trained.model)
+        facts = [("preference model", rl.preference_model or "none"), ("steps", str(rl.steps))]
         return facts + check(same, "rewarded by another preference model than the run's")
     if name == "label":
         labels = view.rows("label", "data.jsonl", Preference)

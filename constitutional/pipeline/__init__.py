@@ -35,6 +35,7 @@ from constitutional.pipeline.preflight import (
     check_sources,
     check_steps,
 )
+from constitutional.pipeline.rewarding import check_rewards
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
@@ -133,6 +134,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     steps = chosen_steps(inputs.recipe, until)
     check_steps(steps)
     check_sources(inputs, steps)
+    check_rewards(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
 
