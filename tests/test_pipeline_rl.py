@@ -1,4 +1,4 @@
-"""Every algorithm of the step `rl` in a recipe, on a tiny random policy: what it reads, what it writes, what it refuses."""
+"""Every algorithm of the step `rl` in a recipe, on a tiny random policy: what it reads, writes and refuses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from test_modes_run import write
 from tiny_model import save_tiny_model
 
-from constitutional.audit.current import open_view
-from constitutional.audit.lineage import record_id
+from constitutional.audit.index import record_id
 from constitutional.audit.trace import render_trace, trace
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, GateError
@@ -36,8 +35,8 @@ CHECK = """  - id: whole
     title: Whole
     check: constitutional.checks:complete
     examples:
-      - {prompt: p, better: "It is so.", worse: "It is"}
-      - {prompt: q, better: "It was so.", worse: "It was"}
+      - {prompt: p, better: "It is so.", worse: "It is the"}
+      - {prompt: q, better: "It was so.", worse: "It was a"}
 """
 
 
@@ -99,7 +98,6 @@ def test_judge_checks_and_preference_model_reward_together(place: Path, draw: st
     by_prompt = {row.prompt_id: {p.name for p in row.parts if p.kind == "judge"} for row in whole}
     for row in whole:  # answers to one prompt are graded under the same principle
         assert by_prompt[row.prompt_id] == {p.name for p in row.parts if p.kind == "judge"}
-    open_view(place / "run")
     text = render_trace(trace(place / "run", record_id(whole[0])))
     assert ("PROBLEM" not in text and "judge kind@1.0.0" in text) or "judge safe@1.0.0" in text
 
@@ -142,7 +140,7 @@ def test_a_judge_that_failed_its_gate_rewards_nothing(place: Path) -> None:
         ("algorithm: grpo, generations: 1", (), "needs at least 2"),
         ("algorithm: ppo, lora: {dropout: 0.1}", (), "lora.dropout is not used"),
         ("algorithm: ppo, kl: 0, ppo: {kl_target: 1}", (), "starts from kl, which is 0"),
-        ("algorithm: ppo, ppo: {epoch: 1}", (), r"unknown key 'epoch' \(did you mean 'epochs'"),
+        ("algorithm: ppo", ("rl.ppo.epoch=1",), r"unknown key 'epoch' \(did you mean 'epochs'"),
         ("rewards: [{kind: judge, principles: [kindly]}]", (), r"no principle 'kindly' with a score_request"),
         ("rewards: [{kind: check, principles: [kind]}]", (), r"no principle 'kind' with a check"),
         ("rewards: [{kind: judge}, {kind: judge, principles: [safe]}]", (), "safe@1.0.0 is named twice"),

@@ -91,7 +91,7 @@ def test_the_critic_starts_as_the_preference_model(policy, preference_model, tok
     scorer = AutoModelForSequenceClassification.from_pretrained(preference_model).eval()
     for row, (before, after) in enumerate(zip(drawn.prompts, drawn.answers, strict=True)):
         states = [before + after[:t] for t in range(len(after))]
-        expected = torch.tensor(score_ids(scorer, states, pad=-1 % len(tokenizer)))
+        expected = torch.tensor(score_ids(scorer, states, pad=tokenizer.pad_token_id))
         torch.testing.assert_close(values[row, : len(after)], expected, atol=1e-4, rtol=1e-4)
 
 
