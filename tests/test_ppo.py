@@ -206,7 +206,7 @@ def test_a_run_is_traceable_and_starts_at_the_reference(run, policy, tmp_path, c
     result = run(settings={"critic": critic}, lora=lora, on_log=logs.append, on_reward=rows.extend)
     assert [(entry["step"], entry["steps"]) for entry in logs] == [(1, 2), (2, 2)]
     assert logs[0]["kl"] == 0.0 and logs[1]["kl"] > 0 and result.last_kl == logs[1]["kl"]
-    assert (result.steps, result.completions, result.groups, result.prompts) == (2, 16, 4, 6)
+    assert (result.steps, result.completions, result.groups, result.prompts) == (2, 16, 2, 6)  # a step is a group
     assert [row.prompt_id for row in rows] == [p.id for p in PROMPTS[:4] for _ in range(4)]
     assert {(part.name, part.kind, part.by) for row in rows for part in row.parts} == {
         ("letters@1.0.0", "check", "check:letters")

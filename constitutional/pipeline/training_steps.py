@@ -168,11 +168,13 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 def _unrewarded(rows: Iterable[RewardRow]) -> list[Failure]:
     """A Failure for each rollout that a failed part of its reward left out."""
-    failed = [(row, part) for row in rows for part in row.parts if part.error is not None]
-    return [
-        Failure(item_id=row.prompt_id, stage="rl", kind="unrewarded", message=f"step {row.step}: {part.error}")
-        for row, part in {id(row): (row, part) for row, part in failed}.values()
-    ]
+    failures = []
+    for row in rows:
+        errors = [part.error for part in row.parts if part.error is not None]
+        if errors:
+            message = f"step {row.step}: {errors[0]}"
+            failures.append(Failure(item_id=row.prompt_id, stage="rl", kind="unrewarded", message=message))
+    return failures
 
 
 def _weights_of(spec: str) -> Path:

@@ -82,13 +82,30 @@ class Rewards:
     """Rewards of rollouts, and the running counts of what was rewarded; callable as a TRL reward function."""
 
     def __init__(
-        self, sources: Sequence[RewardSource], prompts: Mapping[str, Prompt], on_reward: OnReward | None = None
+        self,
+        sources: Sequence[RewardSource],
+        prompts: Mapping[str, Prompt],
+        on_reward: OnReward | None = None,
+        *,
+        by_prompt: bool = True,
     ) -> None:
-        """Args: the parts, the prompts by id, and whom to tell of each batch."""
+        """Readies the reward.
+
+        Args:
+            sources: its parts.
+            prompts: by id.
+            on_reward: told of each batch.
+            by_prompt: count the spread of rewards among the answers to one prompt, of which alone an algorithm without
+                a critic learns; else of each batch.
+
+        Raises:
+            TrainingError: no part.
+        """
         if not sources:
             raise TrainingError("there is nothing to reward rollouts by")
         self.__name__ = sources[0].name if len(sources) == 1 else "weighted_sum"  # TRL logs figures under this
         self._sources, self._prompts, self._on_reward = tuple(sources), prompts, on_reward
+        self._by_prompt = by_prompt
         self._plain = len(sources) == 1 and sources[0].kind == "preference_model" and sources[0].weight == 1
         self.model = next((source.by for source in sources if source.kind == "preference_model"), None)
         """Identity of the preference model, where one takes part."""
@@ -155,7 +172,7 @@ class Rewards:
         empty = sum(not row.completion.strip() for row in rows)
         self.empty += empty
         self.unrewarded += sum(row.score is None for row in rows) - empty
-        for _, group in groupby(rows, key=lambda row: row.prompt_id):
+        for _, group in groupby(rows, key=lambda row: row.prompt_id if self._by_prompt else ""):
             present = [row.score for row in group if row.score is not None]
             self.groups += 1
             self.zero_spread_groups += len(present) < 2 or max(present) - min(present) < 1e-6

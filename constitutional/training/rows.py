@@ -124,10 +124,11 @@ class RlResult(Record):
     """Figures of an RL run.
 
     `zero_spread_groups` of the `groups` gave all their completions the same reward (or rewarded fewer than two), so
-    they taught nothing. `unrewarded` completions were left out because a part of their reward failed. `first_reward`
-    and `last_reward` are mean rewards at the first and last step (of `best_of_n`, before it), `last_kl` the mean KL to
-    the starting policy in nats per token (None when `kl` is 0). `rows` is how many comparisons (`dpo`) or best answers
-    (`best_of_n`) were trained on.
+    they taught nothing; a group is a prompt's completions of one step, under `ppo` the whole step. `unrewarded`
+    completions were left out because a part of their reward failed. `first_reward` and `last_reward` are mean
+    rewards at the first and last step (of `best_of_n`, before it), `last_kl` the mean KL to the starting policy in
+    nats per token (None when `kl` is 0). `rows` is how many comparisons (`dpo`) or best answers (`best_of_n`) were
+    trained on.
     """
 
     prompts: int

@@ -100,7 +100,7 @@ def train_ppo(
         )
         weights = WeightWatch(networks.actor_critic.policy)
         model, optimizer = accelerator.prepare(networks.actor_critic, _optimizer(networks.actor_critic, settings))
-        reward = Rewards(rewards, kept, on_reward if accelerator.is_main_process else None)
+        reward = Rewards(rewards, kept, on_reward if accelerator.is_main_process else None, by_prompt=False)
         watch = StepWatch(on_log if accelerator.is_main_process else None, kl_expected=kl != 0)
         order = torch.Generator().manual_seed(seed)
         queue = list(kept.values())
