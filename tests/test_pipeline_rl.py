@@ -25,7 +25,6 @@ SETS = (
     "dtype=float32",
     "sampling.policy={temperature: 1.0, max_tokens: 6}",
     "revise={rounds: 1}",
-    "judging.mode=score",
     "sample={revisions: true}",
     "pm={heldout: 0.3, trl: {max_steps: 1, learning_rate: 0.01}}",
 )

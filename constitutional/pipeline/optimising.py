@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.rewarding import open_rewards, rewards_key
@@ -65,7 +65,11 @@ def optimise_on_rewards(ctx: Context, done: Done, prompts: Sequence[Prompt], com
         from constitutional.training.best_of_n import train_best_of_n
 
         return train_best_of_n(prompts, trl=settings.trl, **drawn)
-    stepped = {"steps": settings.steps, "kl": settings.kl, "prompts_per_step": settings.prompts_per_step}
+    stepped: dict[str, Any] = {
+        "steps": settings.steps,
+        "kl": settings.kl,
+        "prompts_per_step": settings.prompts_per_step,
+    }
     if settings.algorithm == "ppo":
         from constitutional.training.ppo.stage import train_ppo
 
@@ -74,7 +78,8 @@ def optimise_on_rewards(ctx: Context, done: Done, prompts: Sequence[Prompt], com
         return train_ppo(prompts, preference_model=scorer, settings=chosen, **stepped, **drawn)
     from constitutional.training.rl import train_rl
 
-    return train_rl(prompts, algorithm=settings.algorithm, trl=settings.trl, **stepped, **drawn)
+    algorithm: Literal["grpo", "rloo"] = "grpo" if settings.algorithm == "grpo" else "rloo"
+    return train_rl(prompts, algorithm=algorithm, trl=settings.trl, **stepped, **drawn)
 
 
 def _temperature(ctx: Context) -> float:

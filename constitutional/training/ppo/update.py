@@ -128,7 +128,7 @@ def improve(
             if tokens == 0:  # none of these has a reward, on any process
                 continue
             figures = torch.zeros(3, dtype=torch.float64, device=part.logprobs.device)
-            pieces = torch.arange(len(chosen), device=part.logprobs.device).split(settings.micro_batch)
+            pieces = _pieces(len(chosen), settings.micro_batch, part.logprobs.device)
             for number, rows in enumerate(pieces, start=1):
                 with nullcontext() if number == len(pieces) else accelerator.no_sync(model):
                     losses = _losses(model, part.rows(rows), settings)
@@ -157,7 +157,12 @@ def _losses(model: Any, part: Batch, settings: PpoSettings) -> Tensor:
 
 
 def _parts(layout: Layout, rows: int) -> list[Layout]:
-    return [layout.rows(chosen) for chosen in torch.arange(len(layout.mask), device=layout.mask.device).split(rows)]
+    return [layout.rows(chosen) for chosen in _pieces(len(layout.mask), rows, layout.mask.device)]
+
+
+def _pieces(count: int, size: int, device: torch.device) -> list[Tensor]:
+    """The numbers from 0 to `count`, `size` at a time."""
+    return [torch.arange(start, min(start + size, count), device=device) for start in range(0, count, size)]
 
 
 def totals(accelerator: Any) -> Total:
