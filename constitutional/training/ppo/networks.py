@@ -125,7 +125,7 @@ class Networks:
     """What a PPO run holds. `saved` is the policy as `save_merged` wants it: under LoRA PEFT's wrapper around it."""
 
     actor_critic: ActorCritic
-    reference: Reference
+    reference: Reference | None
     saved: Any
 
 
@@ -137,6 +137,7 @@ def open_networks(
     lora: Settings | None,
     temperature: float,
     device: torch.device,
+    referred: bool = True,
 ) -> Networks:
     """Opens the networks, in float32.
 
@@ -148,16 +149,18 @@ def open_networks(
         lora: adapters for the policy, and for a critic of its own; all weights are trained when None.
         temperature: rollouts are drawn at; the policy that is trained is the one at this temperature.
         device: where to put them.
+        referred: whether a reference is needed; a full fine-tune pays for it with a copy of the policy.
 
     Raises:
         ConfigError: no preference model to start a critic from, or one that reads other tokens than the policy.
     """
     net = AutoModelForCausalLM.from_pretrained(str(policy), dtype=torch.float32).to(device)
     wrapped = _adapted(net, lora, "CAUSAL_LM")
-    if wrapped is net:
+    reference = None
+    if referred and wrapped is net:
         copy = AutoModelForCausalLM.from_pretrained(str(policy), dtype=torch.float32).to(device)
         reference = Reference(copy.eval().requires_grad_(False), None)
-    else:
+    elif referred:
         reference = Reference(net, wrapped)
     own = None
     if critic != "head":

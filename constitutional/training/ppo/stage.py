@@ -55,7 +55,8 @@ def train_ppo(
     """Trains a policy by PPO and saves a merged model folder.
 
     Each step draws `generations` answers to each of the next `prompts_per_step` prompts, in the order given and around
-    again. Under `torchrun` or `accelerate launch` each process draws its share; the update is that of one process.
+    again. Under `torchrun` or `accelerate launch` each process draws its share; the update is that of one process (each
+    of several mini-batches then holds a share of every process's rollouts).
 
     Args:
         prompts: what to answer; repeated ids are used once, and one that leaves no room for an answer is a Failure.
@@ -97,6 +98,7 @@ def train_ppo(
             lora=lora,
             temperature=temperature,
             device=accelerator.device,
+            referred=kl != 0,
         )
         weights = WeightWatch(networks.actor_critic.policy)
         model, optimizer = accelerator.prepare(networks.actor_critic, _optimizer(networks.actor_critic, settings))
@@ -120,7 +122,7 @@ def train_ppo(
             layout = lay_out(drawn, [row.score is not None for row in rows], tokenizer.pad_token_id, accelerator.device)
             batch, found = appraise(
                 model,
-                networks.reference if kl else None,
+                networks.reference,
                 layout,
                 scores_tensor([row.score for row in rows], accelerator.device),
                 kl=kl,
