@@ -10,12 +10,14 @@ from test_modes_run import write
 from tiny_model import save_tiny_model
 
 from constitutional.audit.index import record_id
+from constitutional.audit.principle_trace import trace_principle
 from constitutional.audit.trace import render_trace, trace
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, GateError
 from constitutional.pipeline import RunOutcome, run_recipe
 from constitutional.runs import StageResult
 from constitutional.settings import RlSettings
+from constitutional.training.pm_folder import member_folders, read_conditions
 from constitutional.training.rows import RewardRow, RlResult
 
 SETS = (
@@ -66,6 +68,7 @@ def test_ppo_against_the_preference_model(place: Path) -> None:
     _, stage = run(place, f"algorithm: ppo, {SMALL}, ppo: {{learning_rate: 0.001, epochs: 2}}")
     result, rows = told(stage)
     assert result.steps == 1 and len(rows) == result.completions == 4 and result.last_kl == 0.0
+    assert set(stage.manifest.settings) == {"prompts", "settings", "temperature", "seed"}
     assert set(stage.manifest.inputs) == {"pm"} and {row.preference_model for row in rows} == {result.preference_model}
     metrics = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any(row["stage"] == "rl" and "explained_variance" in row for row in metrics)
@@ -101,6 +104,22 @@ def test_judge_checks_and_preference_model_reward_together(place: Path, draw: st
     assert ("PROBLEM" not in text and "judge kind@1.0.0" in text) or "judge safe@1.0.0" in text
 
 
+def test_a_conditioned_ensemble_rewards_as_a_part_and_starts_the_critic(place: Path) -> None:
+    pm = "pm={heldout: 0.3, conditioned: true, ensemble: {members: 2}, trl: {max_steps: 1, learning_rate: 0.01}}"
+    rewards = "[{kind: preference_model, weight: 0.5}, {kind: check}]"
+    one = f"algorithm: ppo, {SMALL}, rewards: {rewards}, ppo: {{learning_rate: 0.001, epochs: 1}}"
+    outcome, stage = run(place, one, pm, out="conditioned")
+    scored = next(step.result for step in outcome.steps if step.name == "pm").folder / "pm"
+    assert len(member_folders(scored)) == 2  # the folder itself holds no weights a critic could start from
+    asked = [condition.model_dump(mode="json") for condition in read_conditions(scored)]
+    assert asked and stage.manifest.settings["conditions"] == asked
+    result, rows = told(stage)
+    parts = [part for row in rows for part in row.parts if part.kind == "preference_model"]
+    assert parts and {part.by for part in parts} == {result.preference_model}
+    _, checked = run(place, one.replace("{kind: preference_model, weight: 0.5}, ", ""), pm, out="conditioned")
+    assert "conditions" not in checked.manifest.settings  # the critic reads no principle
+
+
 def test_dpo_trains_on_the_labels(place: Path) -> None:
     _, stage = run(place, "algorithm: dpo, dpo: {beta: 0.2}, trl: {max_steps: 1, learning_rate: 0.01}")
     result, rows = told(stage)
@@ -113,6 +132,9 @@ def test_best_of_n_needs_no_steps(place: Path) -> None:
     _, stage = run(place, f"{one}, trl: {{max_steps: 1, learning_rate: 0.01}}")
     result, rows = told(stage)
     assert not stage.manifest.inputs and len(rows) == result.completions == 2 * result.prompts
+    under = [record_id(row) for row in rows if row.parts]
+    found = trace_principle(place / "run", "whole@1.0.0")
+    assert under and found.rewards is not None and list(found.rewards.ids) == under
 
 
 def test_a_judge_that_failed_its_gate_rewards_nothing(place: Path) -> None:
