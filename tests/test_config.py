@@ -48,7 +48,10 @@ def test_the_smallest_recipe_has_the_defaults(tmp_path: Path) -> None:
         ("seed: true\n", ["7:1: seed: Input should be a valid integer (got true)"]),
         ("revise: {rounds: 0}\n", ["7:10: revise.rounds: Input should be greater than or equal to 1 (got 0)"]),
         ("revise: {critique: no}\n", ['7:10: revise.critique: Input should be a valid boolean (got "no")']),
-        ("rl: {algorithm: ppo}\n", ["7:6: rl.algorithm: Input should be 'grpo' or 'rloo' (got \"ppo\")"]),
+        (
+            "rl: {algorithm: pppo}\n",
+            ["7:6: rl.algorithm: Input should be 'ppo', 'grpo', 'rloo', 'dpo' or 'best_of_n' (got \"pppo\")"],
+        ),
         (
             "judging: {principles_per_comparison: some}\n",
             [

@@ -245,20 +245,24 @@ def _preference_row(ix: Index, row: PreferenceRow, row_id: str) -> TraceNode:
 
 
 def _reward_row(ix: Index, row: RewardRow, row_id: str) -> TraceNode:
-    score = "none (empty completion)" if row.score is None else f"{row.score:.4f}"
+    failed = [part.error for part in row.parts if part.error is not None]
+    none = f"none ({failed[0]})" if failed else "none (empty completion)" if not row.parts else "none"
+    score = none if row.score is None else f"{row.score:.4f}"
     facts: list[Fact] = [("rl step", str(row.step)), ("score", score), ("completion", row.completion)]
-    facts.append(("preference model", row.preference_model))
-    trained = ix.view.figures("pm", "result.json", PreferenceModelResult)
-    if trained is not None:
-        same = trained.model == weights_identity(row.preference_model)
-        facts += check(same, f"scored by {row.preference_model}, but the run's preference model is {trained.model}")
-    same_prompt, behind = judgments_behind(ix, row)
-    children = (
-        prompt_node(ix, row.prompt_id),
-        *(_follow(ix, "preference row", row_id) for row_id in same_prompt),
-        step_node(ix, "rl"),
-    )
-    facts += behind
+    for part in row.parts:
+        said = part.error or f"{part.score:.4f}"
+        facts.append((f"{part.kind} {part.name}", f"{said} (weight {part.weight:g}, by {part.by})"))
+    followed: list[TraceNode] = []
+    if row.preference_model is not None:
+        facts.append(("preference model", row.preference_model))
+        trained = ix.view.figures("pm", "result.json", PreferenceModelResult)
+        if trained is not None:
+            same = trained.model == weights_identity(row.preference_model)
+            facts += check(same, f"scored by {row.preference_model}, but the run's preference model is {trained.model}")
+        same_prompt, behind = judgments_behind(ix, row)
+        facts += behind
+        followed += [_follow(ix, "preference row", row_id) for row_id in same_prompt]
+    children = (prompt_node(ix, row.prompt_id), *followed, step_node(ix, "rl"))
     title = f"reward {score} at step {row.step}"
     return TraceNode(kind="reward row", id=row_id, title=title, facts=tuple(facts), children=children)
 

@@ -148,8 +148,9 @@ def _outcome(ix: Index, name: str) -> list[Fact]:
         return [("preference model", pm.model), ("trained on", f"{pm.rows} rows"), ("held-out accuracy", accuracy)]
     if name == "rl" and (rl := view.figures("rl", "result.json", RlResult)):
         trained = view.figures("pm", "result.json", PreferenceModelResult)
-        same = trained is None or trained.model == weights_identity(rl.preference_model)
-        facts = [("preference model", rl.preference_model), ("steps", str(rl.steps))]
+        by = rl.preference_model
+        same = trained is None or by is None or trained.model == weights_identity(by)
+        facts = [("preference model", by or "none"), ("steps", str(rl.steps))]
         return facts + check(same, "rewarded by another preference model than the run's")
     if name == "label":
         labels = view.rows("label", "data.jsonl", Preference)

@@ -15,6 +15,7 @@ from constitutional.errors import RunError, nearest, one_line
 from constitutional.feedback.label.rules import shares
 from constitutional.records import UNREVISED, Record, short_digest
 from constitutional.runs.logs import file_digest
+from constitutional.training.pm_folder import weights_identity
 from constitutional.training.rows import PreferenceModelResult
 
 _JUDGING = ("gate", "judge", "evaluate")
@@ -48,7 +49,7 @@ class Rows(Record):
 class PrincipleTrace(Record):
     """What goes back to a principle in the run's current steps; `ledger` counts all that was ever judged under it.
 
-    Rewards do not name principles: they are here when the preference model that gave them was trained on a row here.
+    Rewards are here when a part of them was given under it, or by a preference model that was trained on a row here.
     """
 
     principle: str
@@ -94,7 +95,7 @@ def trace_principle(path: Path, ref: str) -> PrincipleTrace:
             revisions=revisions,
             training_rows=(*trained, _rows(view, "pm", "heldout.jsonl", ref)),
             preference_model=model.model if model else None,
-            rewards=_rewards(view, model.model) if model else None,
+            rewards=_rewards(view, ref, model.model if model else None),
         )
 
 
@@ -114,7 +115,8 @@ def render_principle(found: PrincipleTrace) -> str:
     lines += [f"  training rows in {rows.file}: {len(rows.ids)}{_some(rows.ids)}" for rows in found.training_rows]
     if found.rewards is not None:
         rows = found.rewards
-        lines.append(f"  rewards of preference model {found.preference_model}: {len(rows.ids)}{_some(rows.ids)}")
+        by = f"of preference model {found.preference_model}" if found.preference_model else "under it"
+        lines.append(f"  rewards {by}: {len(rows.ids)}{_some(rows.ids)}")
     else:
         lines.append("  rewards: none leads back to it")
     return "\n".join(printable(" ".join(line.split("\n"))) for line in lines)
@@ -178,10 +180,17 @@ def _rows(view: RunView, step: str, file: str, ref: str) -> Rows:
     return Rows(file=f"{step}/{file}", ids=tuple(ids))
 
 
-def _rewards(view: RunView, model: str) -> Rows:
-    rows = _raw(view, "rl", "rewards.jsonl", _quoted(model))
-    ids = tuple(short_digest(row) for row in rows if row.get("preference_model") == model)
-    return Rows(file="rl/rewards.jsonl", ids=ids)
+def _rewards(view: RunView, ref: str, model: str | None) -> Rows | None:
+    """The rewards a part of which was given under the principle, and those of the preference model."""
+    ids = []
+    if model is not None:  # whatever principles it scored under: its identity then goes on
+        rows = _raw(view, "rl", "rewards.jsonl", model)
+        ids = [short_digest(row) for row in rows if weights_identity(row.get("preference_model") or "") == model]
+    named = _raw(view, "rl", "rewards.jsonl", _quoted(ref))
+    own = [short_digest(row) for row in named if any(part["name"] == ref for part in row.get("parts", ()))]
+    told = set(ids)
+    ids += [row_id for row_id in own if row_id not in told]
+    return Rows(file="rl/rewards.jsonl", ids=tuple(ids)) if ids or model is not None else None
 
 
 def _counts(outcomes: dict[str, int]) -> str:

@@ -71,7 +71,7 @@ class LocalBackend:
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
         self._tree_nodes = TREE_NODES if attends_fully(self._net.config) else 0
         self.model = model
-        self._stop_ids = _stop_ids(self._net, self.tokenizer)
+        self._stop_ids = stop_ids(self._net, self.tokenizer)
 
     def room(self, dialogue: Dialogue) -> int:
         """Tokens left in the context window after the dialogue."""
@@ -170,7 +170,12 @@ def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
     return net.eval()
 
 
-def _stop_ids(net: Any, tokenizer: Any) -> list[int]:
+def stop_ids(net: Any, tokenizer: Any) -> list[int]:
+    """The tokens any of which ends an answer, in rising order.
+
+    Raises:
+        BackendError: the model names none.
+    """
     configured = net.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     stops = {i for i in (*ids, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}

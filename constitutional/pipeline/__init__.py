@@ -40,6 +40,7 @@ from constitutional.pipeline.preflight import (
     check_sources,
     check_steps,
 )
+from constitutional.pipeline.rewarding import check_rewards
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
@@ -155,6 +156,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     check_sources(inputs, steps)
     check_label(inputs, steps)
     check_human_preferences(inputs, steps)
+    check_rewards(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
 

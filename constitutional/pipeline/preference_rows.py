@@ -84,14 +84,9 @@ def preference_rows(ctx: Context, done: Done, human: Sequence[HumanComparison]) 
         TrainingError: one of the sides is empty, or a conditioned model finds no principle's opinion to learn from.
     """
     rows, settings = PreferenceRows(), ctx.recipe.pm
-    measured: set[str] = set()
     sides: dict[str, bool] = {}  # conversations of the run's labels, True where held out
     if "label" in done:
-        labels = [p for p in done["label"].records(Preference) if p.p_a is not None]
-        text = (done["label"].folder / "comparisons.jsonl").read_text("utf-8")
-        comparisons = {c.id: c for c in map(Comparison.model_validate_json, text.split("\n")[:-1])}
-        # the prompts of lowest id are held out: a draw by content, and never none of them
-        measured = _lowest({comparisons[p.comparison_id].prompt_id for p in labels}, settings.heldout)
+        labels, comparisons, measured = _labelled(ctx, done)
         for label in labels:
             comparison = comparisons[label.comparison_id]
             sides[short_digest([m.model_dump() for m in comparison.messages])] = comparison.prompt_id in measured
@@ -105,6 +100,35 @@ def preference_rows(ctx: Context, done: Done, human: Sequence[HumanComparison]) 
             "least one"
         )
     return rows
+
+
+def labelled_rows(ctx: Context, done: Done) -> list[PreferenceRow]:
+    """One row a label of the run that is not held out, for a policy that learns from the labels themselves.
+
+    What `pm` adds to them (people's preferences, weights, each principle's opinion) is the preference model's alone.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    labels, comparisons, measured = _labelled(ctx, done)
+    rows = []
+    for label in labels:
+        comparison = comparisons[label.comparison_id]
+        if comparison.prompt_id not in measured:
+            rows.append(_row(comparison, label, "ai" if label.judgment_ids else "provenance", 1.0, None))
+    if not rows:
+        raise TrainingError(f"rl: no labelled comparison to train on ({len(labels)} held out)")
+    return rows
+
+
+def _labelled(ctx: Context, done: Done) -> tuple[list[Preference], dict[str, Comparison], set[str]]:
+    """The run's labels, the comparisons they are of by id, and the prompts that are held out."""
+    labels = [p for p in done["label"].records(Preference) if p.p_a is not None]
+    text = (done["label"].folder / "comparisons.jsonl").read_text("utf-8")
+    comparisons = {c.id: c for c in map(Comparison.model_validate_json, text.split("\n")[:-1])}
+    # the prompts of lowest id are held out: a draw by content, and never none of them
+    measured = _lowest({comparisons[p.comparison_id].prompt_id for p in labels}, ctx.recipe.pm.heldout)
+    return labels, comparisons, measured
 
 
 def _label_rows(

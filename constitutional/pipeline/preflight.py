@@ -25,10 +25,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "judge": ("sample",),
     "label": ("sample", "gate", "judge"),
     "pm": ("label",),
-    "rl": ("pm",),
     "evaluate": ("answers",),
 }
-"""Steps whose results a step reads."""
+"""Steps whose results a step reads; what `rl` reads depends on its settings (`rewarding.check_rewards`)."""
 
 TRAINING = ("sft", "pm", "rl")
 JUDGING = ("gate", "judge", "evaluate")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
-from constitutional.pipeline.preference_rows import conditions, human_comparisons, preference_rows
-from constitutional.records import Answer, Prompt, Record, Revision, seed_for, short_digest
+from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
+from constitutional.pipeline.preference_rows import conditions, human_comparisons, labelled_rows, preference_rows
+from constitutional.records import Answer, Failure, Record, Revision, short_digest
 from constitutional.runs import StageResult, write_atomic
 from constitutional.training.rows import RewardRow, SftRow
 
@@ -122,59 +122,40 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Red-team and helpful prompts, preference model → RL-CAI (rewards.jsonl, rl-cai/)."""
+    """Prompts and a reward, or labelled comparisons → RL-CAI (rewards.jsonl, result.json, rl-cai/)."""
     settings = ctx.recipe.rl
-    kinds = [ctx.select("red_team", "train"), ctx.select("helpful", "train")]
-    for kind in kinds:
-        random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(kind)
-    prompts = _interleaved(*kinds)
-    draw = ctx.sampling("policy", temperature=ctx.recipe.sample.temperature)
-    asked = conditions(ctx) if ctx.recipe.pm.conditioned else []  # as the constitution weighs them now
-    stage = ctx.folder.stage(
-        number,
-        "rl",
-        {
-            "prompts": ctx.prompts_key(prompts),
-            "settings": settings.model_dump(mode="json"),
-            "temperature": draw.temperature,
-            "seed": ctx.recipe.seed,
-            **({"conditions": [c.model_dump(mode="json") for c in asked]} if asked else {}),
-        },
-        {"pm": done["pm"], **({"sft": done["sft"]} if "sft" in done else {})},
-    )
+    stage = ctx.folder.stage(number, "rl", rl_key(ctx), rl_inputs(ctx, done))
     if (finished := stage.result()) is not None:
         return finished
-    from constitutional.training.rl import train_rl
-
     rewards: list[RewardRow] = []
-    result = train_rl(
-        prompts,
-        policy=_weights_of(ctx.trained(done, "sft")),
-        preference_model=done["pm"].folder / MODEL_NAMES["pm"],
-        conditions=asked,
-        output=stage.folder / MODEL_NAMES["rl"],
-        algorithm=settings.algorithm,
-        steps=settings.steps,
-        kl=settings.kl,
-        generations=settings.generations,
-        prompts_per_step=settings.prompts_per_step,
-        max_tokens=settings.max_tokens,
-        temperature=draw.temperature or 1.0,
-        seed=ctx.recipe.seed,
-        trl=settings.trl,
-        on_log=_logger(ctx, "rl"),
-        on_reward=rewards.extend,
-    )
+    common: dict[str, Any] = {
+        "policy": _weights_of(ctx.trained(done, "sft")),
+        "output": stage.folder / MODEL_NAMES["rl"],
+        "seed": ctx.recipe.seed,
+        "lora": settings.lora.model_dump() if settings.lora else None,
+        "on_log": _logger(ctx, "rl"),
+    }
+    if settings.algorithm == "dpo":
+        result = optimise_on_rows(ctx, labelled_rows(ctx, done), common)
+    else:
+        result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
     _write_rows(stage.folder / "rewards.jsonl", rewards)
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
     outputs = ["rewards.jsonl", "result.json", MODEL_NAMES["rl"]]
-    return stage.finish({"rewards": len(rewards)}, outputs=outputs, failed=result.failures)
+    counts = {"rewards": len(rewards), **({"rows": result.rows} if result.rows else {})}
+    failed = [*result.failures, *_unrewarded(rewards)]
+    return stage.finish(counts, outputs=outputs, failed=failed)
 
 
-def _interleaved(one: list[Prompt], other: list[Prompt]) -> list[Prompt]:
-    """Both lists, taken in turn, so that any number of steps sees both kinds."""
-    pairs = [p for pair in zip(one, other, strict=False) for p in pair]
-    return [*pairs, *one[len(other) :], *other[len(one) :]]
+def _unrewarded(rows: Iterable[RewardRow]) -> list[Failure]:
+    """A Failure for each rollout that a failed part of its reward left out."""
+    failures = []
+    for row in rows:
+        errors = [part.error for part in row.parts if part.error is not None]
+        if errors:
+            message = f"step {row.step}: {errors[0]}"
+            failures.append(Failure(item_id=row.prompt_id, stage="rl", kind="unrewarded", message=message))
+    return failures
 
 
 def _weights_of(spec: str) -> Path:

@@ -31,7 +31,15 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
         Raises:
             TrainingError: a loss, gradient norm or reward is NaN or infinite, or KL is not zero at step 1.
         """
-        entry = {"step": int(state.global_step), "steps": int(state.max_steps), **(logs or {})}
+        self.record(int(state.global_step), int(state.max_steps), logs or {})
+
+    def record(self, step: int, steps: int, figures: Mapping[str, Any]) -> None:
+        """Keeps and relays the figures of one step of `steps`.
+
+        Raises:
+            TrainingError: as `on_log`.
+        """
+        entry = {"step": step, "steps": steps, **figures}
         for name in ("loss", "grad_norm", "reward", "kl", "train_loss"):
             value = entry.get(name)
             if value is not None and not math.isfinite(float(value)):

@@ -1,31 +1,117 @@
-"""The reward of RL: the preference model's score of each rollout, every one of them recorded."""
+"""The reward of RL: a weighted sum of what a preference model, a judge and checks say of a rollout, all recorded.
+
+A part may have no opinion of a rollout (a check that does not apply, a principle not drawn for the prompt) and adds
+nothing then. A part that fails leaves the rollout without a reward: it is counted, and no algorithm learns from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
+from constitutional.checks import Check
+from constitutional.checks import score as check_score
 from constitutional.errors import BackendError, TrainingError
-from constitutional.records import Prompt, assistant
-from constitutional.training.rows import RewardRow
-from constitutional.training.scorer import PreferenceModel
+from constitutional.records import Dialogue, Prompt, assistant
+from constitutional.settings import RewardKind
+from constitutional.training.rows import RewardPart, RewardRow
 
 OnReward = Callable[[list[RewardRow]], None]
+NAME_OF_MODEL = "preference_model"
 
 
-class PreferenceModelReward:
-    """A TRL reward function around a `PreferenceModel`, and the running counts of what it saw."""
+@dataclass(frozen=True)
+class Scored:
+    """What a part says of one rollout: a number, nothing, or what went wrong."""
+
+    value: float | None = None
+    error: str | None = None
+
+
+Score = Callable[[Sequence[Prompt], Sequence[str]], list[Scored]]
+"""Scores some answers, none of them empty, each to the prompt beside it."""
+
+
+@dataclass(frozen=True)
+class RewardSource:
+    """One part of a reward: what it is called (`id@version` of a principle), who says it, and its weight."""
+
+    name: str
+    kind: RewardKind
+    by: str
+    weight: float
+    score: Score
+
+
+class Scorer(Protocol):
+    """What a reward needs of a preference model."""
+
+    @property
+    def model(self) -> str:
+        """Its identity."""
+        ...
+
+    def score(self, dialogues: Sequence[Dialogue]) -> list[float]:
+        """One number a dialogue, each of which ends with the answer that is scored."""
+        ...
+
+
+def by_preference_model(scorer: Scorer, weight: float = 1.0) -> RewardSource:
+    """A preference model's score of the answer. One that is not finite stops the run: the model itself is broken."""
+
+    def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Scored]:
+        dialogues = [(*prompt.messages, assistant(text)) for prompt, text in zip(prompts, texts, strict=True)]
+        return [Scored(value) for value in scorer.score(dialogues)]
+
+    return RewardSource(NAME_OF_MODEL, "preference_model", scorer.model, weight, score)
+
+
+def by_check(ref: str, check: Check, weight: float = 1.0) -> RewardSource:
+    """A principle that is code; what its function raises is an error of that rollout."""
+
+    def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Scored]:
+        found = [check_score(check, prompt.messages, text) for prompt, text in zip(prompts, texts, strict=True)]
+        return [Scored(one.value, one.error) for one in found]
+
+    return RewardSource(ref, "check", check.identity, weight, score)
+
+
+class Rewards:
+    """Rewards of rollouts, and the running counts of what was rewarded; callable as a TRL reward function."""
 
     def __init__(
-        self, preference_model: PreferenceModel, prompts: Mapping[str, Prompt], on_reward: OnReward | None = None
+        self,
+        sources: Sequence[RewardSource],
+        prompts: Mapping[str, Prompt],
+        on_reward: OnReward | None = None,
+        *,
+        by_prompt: bool = True,
     ) -> None:
-        self.__name__ = "preference_model"  # the name TRL logs figures under
-        self._preference_model = preference_model
-        self._prompts = prompts
-        self._on_reward = on_reward
+        """Readies the reward.
+
+        Args:
+            sources: its parts.
+            prompts: by id.
+            on_reward: told of each batch.
+            by_prompt: count the spread of rewards among the answers to one prompt, of which alone an algorithm without
+                a critic learns; else of each batch.
+
+        Raises:
+            TrainingError: no part.
+        """
+        if not sources:
+            raise TrainingError("there is nothing to reward rollouts by")
+        self.__name__ = sources[0].name if len(sources) == 1 else "weighted_sum"  # TRL logs figures under this
+        self._sources, self._prompts, self._on_reward = tuple(sources), prompts, on_reward
+        self._by_prompt = by_prompt
+        self._plain = len(sources) == 1 and sources[0].kind == "preference_model" and sources[0].weight == 1
+        self.model = next((source.by for source in sources if source.kind == "preference_model"), None)
+        """Identity of the preference model, where one takes part."""
         self.completions = 0
         self.empty = 0
+        self.unrewarded = 0
         self.groups = 0
         self.zero_spread_groups = 0
 
@@ -35,37 +121,87 @@ class PreferenceModelReward:
         completions: Sequence[Sequence[Mapping[str, str]]],
         prompt_id: Sequence[str],
         trainer_state: Any,
+        log_metric: Callable[[str, float], None] | None = None,
         **_: Any,
     ) -> list[float | None]:
-        """Scores of one generation batch; None, which TRL leaves out of the baseline, for an empty completion.
+        """Rewards of one generation batch of TRL; None is left out of its baselines."""
+        texts = [completion[0]["content"] for completion in completions]
+        rows = self.reward(int(trainer_state.global_step) + 1, prompt_id, texts)
+        self.note(rows)
+        if log_metric is not None and len(self._sources) > 1:
+            for name, value in figures(rows).items():
+                log_metric(name, value)
+        return [row.score for row in rows]
+
+    def reward(self, step: int, prompt_ids: Sequence[str], texts: Sequence[str]) -> list[RewardRow]:
+        """One row a rollout, in order. An empty answer has no reward.
 
         Raises:
-            TrainingError: a score that is not a number, naming the step.
+            TrainingError: a preference model gave a score that is not a number; names the step.
         """
-        step = int(trainer_state.global_step) + 1
-        texts = [completion[0]["content"] for completion in completions]
-        scored = [i for i, text in enumerate(texts) if text.strip()]
-        dialogues = [(*self._prompts[prompt_id[i]].messages, assistant(texts[i])) for i in scored]
-        try:
-            found = dict(zip(scored, self._preference_model.score(dialogues), strict=True))
-        except BackendError as error:
-            raise TrainingError(f"reward at step {step}: {error}") from error
-        scores = [found.get(i) for i in range(len(texts))]
-        self._count(prompt_id, scores)
-        if self._on_reward is not None:
-            model = self._preference_model.model
-            self._on_reward(
-                [
-                    RewardRow(prompt_id=prompt, step=step, completion=text, score=score, preference_model=model)
-                    for prompt, text, score in zip(prompt_id, texts, scores, strict=True)
-                ]
+        asked = [i for i, text in enumerate(texts) if text.strip()]
+        prompts, answers = [self._prompts[prompt_ids[i]] for i in asked], [texts[i] for i in asked]
+        parts: dict[int, list[RewardPart]] = {i: [] for i in asked}
+        for source in self._sources:
+            try:
+                found = source.score(prompts, answers) if asked else []
+            except BackendError as error:
+                if source.kind == "preference_model":
+                    raise TrainingError(f"reward at step {step}: {error}") from error
+                found = [Scored(error=str(error))] * len(asked)
+            for i, said in zip(asked, found, strict=True):
+                if said != Scored():
+                    parts[i].append(_part(source, said))
+        return [
+            RewardRow(
+                prompt_id=prompt,
+                step=step,
+                completion=text,
+                score=weighted_sum(parts.get(i, [])),
+                preference_model=self.model,
+                parts=() if self._plain else tuple(parts.get(i, [])),
             )
-        return scores
+            for i, (prompt, text) in enumerate(zip(prompt_ids, texts, strict=True))
+        ]
 
-    def _count(self, prompt_id: Sequence[str], scores: Sequence[float | None]) -> None:
-        self.completions += len(scores)
-        self.empty += sum(score is None for score in scores)
-        for _, pairs in groupby(zip(prompt_id, scores, strict=True), key=lambda pair: pair[0]):
-            present = [score for _, score in pairs if score is not None]
+    def note(self, rows: Sequence[RewardRow]) -> None:
+        """Counts the rows of a step, and tells of them."""
+        if self._on_reward is not None:
+            self._on_reward(list(rows))
+        self.completions += len(rows)
+        empty = sum(not row.completion.strip() for row in rows)
+        self.empty += empty
+        self.unrewarded += sum(row.score is None for row in rows) - empty
+        for _, group in groupby(rows, key=lambda row: row.prompt_id if self._by_prompt else ""):
+            present = [row.score for row in group if row.score is not None]
             self.groups += 1
             self.zero_spread_groups += len(present) < 2 or max(present) - min(present) < 1e-6
+
+
+def _part(source: RewardSource, said: Scored) -> RewardPart:
+    return RewardPart(
+        name=source.name, kind=source.kind, by=source.by, weight=source.weight, score=said.value, error=said.error
+    )
+
+
+def weighted_sum(parts: Sequence[RewardPart]) -> float | None:
+    """The reward its parts come to; None where one failed, or none has an opinion."""
+    if any(part.score is None for part in parts) or not parts:
+        return None
+    return sum(part.weight * part.score for part in parts if part.score is not None)
+
+
+def figures(rows: Sequence[RewardRow]) -> dict[str, float]:
+    """Means by part, under `rewards/NAME/mean` as TRL calls them, over the rollouts it has an opinion of."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        for part in row.parts:
+            if part.score is not None:
+                scores.setdefault(f"rewards/{part.name}/mean", []).append(part.score)
+    return {name: sum(found) / len(found) for name, found in scores.items()}
+
+
+def why_unrewarded(rows: Sequence[RewardRow]) -> str:
+    """What to say when no rollout of a step has a reward."""
+    errors = [part.error for row in rows for part in row.parts if part.error]
+    return errors[0] if errors else "all are empty, or no part of the reward has an opinion of them"

@@ -1,7 +1,7 @@
-"""Reinforcement learning against the preference model (Bai et al. 2022, section 4.1): RL-CAI.
+"""Reinforcement learning without a critic (after Bai et al. 2022, section 4.1): RL-CAI.
 
-GRPO (Shao et al. 2024) or RLOO (Ahmadian et al. 2024) by TRL instead of the paper's PPO. Both hold the policy near
-its start, SL-CAI, by a KL term: GRPO adds it to the loss, RLOO takes it off the reward as the paper does.
+GRPO (Shao et al. 2024) or RLOO (Ahmadian et al. 2024) by TRL; the paper's PPO is `ppo`. Both hold the policy near its
+start, SL-CAI, by a KL term: GRPO adds it to the loss, RLOO takes it off the reward as the paper does.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
-from transformers import AutoConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from constitutional.errors import ConfigError, TrainingError, nearest
-from constitutional.records import Failure, Prompt
+from constitutional.errors import ConfigError, nearest
+from constitutional.records import Prompt
+from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
-from constitutional.training.pm_folder import Condition
-from constitutional.training.rewards import OnReward, PreferenceModelReward
+from constitutional.training.lora import lora_config
+from constitutional.training.rewards import OnReward, Rewards, RewardSource
 from constitutional.training.rows import RewardRow, RlResult
-from constitutional.training.scorer import PreferenceModel
 from constitutional.training.session import save, train, training_session
-from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
+from constitutional.training.tokens import open_tokenizer
 from constitutional.training.trl_settings import Settings, checked_fields, trl_config
 
 __all__ = ["RewardRow", "RlResult", "train_rl"]
@@ -39,7 +38,7 @@ def train_rl(
     prompts: Sequence[Prompt],
     *,
     policy: str | Path,
-    preference_model: str | Path,
+    rewards: Sequence[RewardSource],
     output: str | Path,
     algorithm: Algorithm,
     steps: int,
@@ -49,12 +48,12 @@ def train_rl(
     max_tokens: int,
     temperature: float,
     seed: int,
-    conditions: Sequence[Condition] = (),
     trl: Settings | None = None,
+    lora: Settings | None = None,
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
 ) -> RlResult:
-    """Trains a policy against a preference model and saves a merged model folder.
+    """Trains a policy against a reward and saves a merged model folder.
 
     A prompt that leaves no room for `max_tokens` in the policy's context becomes a Failure. Each step takes the next
     `prompts_per_step` prompts and draws `generations` completions of each.
@@ -62,7 +61,7 @@ def train_rl(
     Args:
         prompts: what to answer, in this order; repeated ids are used once.
         policy: folder of the starting policy, also the reference of the KL term.
-        preference_model: folder written by `train_preference_model`.
+        rewards: the parts of the reward.
         output: folder to write; left as it was when training fails.
         algorithm: "grpo" or "rloo".
         steps: optimiser steps.
@@ -72,9 +71,8 @@ def train_rl(
         max_tokens: longest completion.
         temperature: of the policy's sampling.
         seed: of the sampling.
-        conditions: principles and weights a principle-conditioned preference model is asked under, in the place of
-            those it was saved with.
         trl: further fields of `trl.GRPOConfig` or `trl.RLOOConfig`.
+        lora: fields of `peft.LoraConfig`, the reference is the policy without adapters; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
 
@@ -97,8 +95,7 @@ def train_rl(
         args = rl_config(algorithm, folder, rollouts=rollouts, completions=generations * prompts_per_step, passed=trl)
         kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
         require_prompts(len(kept), prompts_per_step, len(failures))
-        scorer = PreferenceModel(preference_model, conditions=conditions)
-        reward = PreferenceModelReward(scorer, kept, on_reward)
+        reward = Rewards(rewards, kept, on_reward)
         watch = StepWatch(on_log, kl_expected=kl != 0)
         trainer = TRAINERS[algorithm][1](
             str(policy),
@@ -107,25 +104,13 @@ def train_rl(
             train_dataset=Dataset.from_list([_row(prompt) for prompt in kept.values()]),
             processing_class=tokenizer,
             callbacks=[watch],
+            peft_config=lora_config(lora, "CAUSAL_LM"),
         )
         require_unique_names(trainer.reward_func_names)
         done, weights = train(trainer)
         save(trainer, tokenizer, folder)
-    rewards, kls = watch.values("reward"), watch.values("kl")
-    return RlResult(
-        prompts=len(kept),
-        failures=tuple(failures),
-        control_tokens=ControlTokens(tokenizer).count(m.content for p in kept.values() for m in p.messages),
-        steps=done,
-        trainable_parameters=weights.trainable,
-        completions=reward.completions,
-        empty_completions=reward.empty,
-        groups=reward.groups,
-        zero_spread_groups=reward.zero_spread_groups,
-        first_reward=rewards[0] if rewards else None,
-        last_reward=rewards[-1] if rewards else None,
-        last_kl=kls[-1] if kls else None,
-        preference_model=scorer.model,
+    return rl_result(
+        kept, failures, reward=reward, watch=watch, steps=done, trainable=weights.trainable, tokenizer=tokenizer
     )
 
 
@@ -160,36 +145,6 @@ def rl_config(
     }
     defaults = {"per_device_train_batch_size": micro, "learning_rate": 5e-6, "num_completions_to_print": 0}
     return trl_config(config_class, folder, fixed=fixed, defaults=defaults, passed=passed)
-
-
-def fitting_prompts(prompts: Sequence[Prompt], tokenizer: Any, room: int) -> tuple[dict[str, Prompt], list[Failure]]:
-    """The prompts of at most `room` tokens by id, each once, and a Failure for every other."""
-    kept = {}
-    failures = []
-    for prompt in {prompt.id: prompt for prompt in prompts}.values():
-        length = len(dialogue_ids(tokenizer, prompt.messages, generation_prompt=True))
-        if length <= room:
-            kept[prompt.id] = prompt
-        else:
-            message = f"prompt of {length} tokens, room for {room}"
-            failures.append(Failure(item_id=prompt.id, stage="rl", kind="too_long", message=message))
-    return kept, failures
-
-
-def require_prompts(kept: int, needed: int, too_long: int) -> None:
-    """Refuses fewer prompts than one step draws: TRL would drop the incomplete batch and finish with zero steps.
-
-    Raises:
-        TrainingError: how many there are and how many are needed.
-    """
-    if kept < needed:
-        also = f" ({too_long} more are too long for the context)" if too_long else ""
-        raise TrainingError(f"{kept} different prompts{also}, but a step needs {needed} (prompts_per_step)")
-
-
-def context_length(folder: str | Path) -> int:
-    """Tokens the model in a folder can attend to."""
-    return int(AutoConfig.from_pretrained(str(folder)).max_position_embeddings)
 
 
 def _row(prompt: Prompt) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from constitutional.records import Dialogue, Failure, Record
+from constitutional.settings import RewardKind
 from constitutional.statistics import Interval
 
 
@@ -17,7 +18,7 @@ class SftRow(Record):
     """One supervised example: the loss is on `completion` only.
 
     `source_id` is the id of the revision or answer the completion was taken from; `principle` is the `id@version` the
-    last revision answered to, None for a helpful answer. An answer that was cut at its token limit is not `complete`:
+    last revision answered to, None for any other answer. An answer that was cut at its token limit is not `complete`:
     it is trained on as the beginning that it is, without an end of turn.
     """
 
@@ -25,7 +26,7 @@ class SftRow(Record):
     completion: str
     source_id: str
     principle: str | None
-    origin: Literal["revision", "helpful"]
+    origin: Literal["revision", "helpful", "best_of_n"]
     complete: bool = True
 
 
@@ -69,14 +70,42 @@ class PreferenceRow(Record):
         return without_absent(self, handler(self), ("weight", "dataset", "principle_text"))
 
 
+class RewardPart(Record):
+    """What one part of the reward said of one rollout.
+
+    `name` is a principle's `id@version`, or `preference_model`; `by` the judge, check or preference model that said it.
+    `score` is None where the part has no opinion of this rollout, or failed: `error` says how.
+    """
+
+    name: str
+    kind: RewardKind
+    by: str
+    weight: float
+    score: float | None
+    error: str | None = None
+
+
 class RewardRow(Record):
-    """One reward of one rollout. `score` is None for an empty completion: it gets no reward, not a low one."""
+    """One reward of one rollout.
+
+    `score` is None for an empty completion, and where a part of the reward failed: it gets no reward, not a low one.
+    `parts` are written where the recipe names `rewards`; else the preference model's score is the whole reward.
+    """
 
     prompt_id: str
     step: int
     completion: str
     score: float | None
-    preference_model: str
+    preference_model: str | None
+    parts: tuple[RewardPart, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Rows of the preference model alone are written as they were before there were parts."""
+        fields: dict[str, object] = handler(self)
+        if not self.parts:
+            fields.pop("parts", None)
+        return fields
 
 
 class SftResult(Record):
@@ -150,8 +179,11 @@ class RlResult(Record):
     """Figures of an RL run.
 
     `zero_spread_groups` of the `groups` gave all their completions the same reward (or rewarded fewer than two), so
-    they taught nothing. `first_reward` and `last_reward` are mean scores of the preference model at the first and
-    last step, `last_kl` the mean KL to the starting policy in nats per token (None when `kl` is 0).
+    they taught nothing; a group is a prompt's completions of one step, under `ppo` the whole step. `unrewarded`
+    completions were left out because a part of their reward failed. `first_reward` and `last_reward` are mean
+    rewards at the first and last step (of `best_of_n`, before it), `last_kl` the mean KL to the starting policy in
+    nats per token (None when `kl` is 0). `rows` is how many comparisons (`dpo`) or best answers (`best_of_n`) were
+    trained on.
     """
 
     prompts: int
@@ -166,4 +198,12 @@ class RlResult(Record):
     first_reward: float | None
     last_reward: float | None
     last_kl: float | None
-    preference_model: str
+    preference_model: str | None
+    unrewarded: int = 0
+    rows: int = 0
+
+    @model_serializer(mode="wrap")
+    def _without_absent_counts(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Figures of a run without such rows are written as they were before there were any."""
+        fields: dict[str, object] = handler(self)
+        return {name: value for name, value in fields.items() if name not in ("unrewarded", "rows") or value}

@@ -1,0 +1,77 @@
+"""TRL's DPOTrainer with a soft label for each row: one linear term more than the hard loss.
+
+With d = beta * (log-ratio of chosen - log-ratio of rejected) and p the probability that chosen is the better one,
+`-p*logsigmoid(d) - (1-p)*logsigmoid(-d) = -logsigmoid(d) + (1-p)*d`, so the subclass adds the last term to TRL's loss.
+TRL's own `label_smoothing` is one number for all rows, and its loss `sigmoid` does not look at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+COLUMN = "preference"
+"""The dataset column that holds the probability of chosen, in [0, 1]."""
+
+
+@dataclass
+class SoftPairCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """TRL's collator, with the soft labels beside the token ids."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pads chosen and rejected into one batch (all chosen, then all rejected) and stacks the labels."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        batch[COLUMN] = torch.tensor([example[COLUMN] for example in examples], dtype=torch.float)
+        return batch
+
+
+class SoftDpoTrainer(DPOTrainer):  # type: ignore[misc]
+    """A DPO trainer for rows of token ids (`prompt_ids`, `chosen_ids`, `rejected_ids`) with a `preference` column.
+
+    The reference's log-probabilities must be precomputed: then the policy is called once a batch, and what it said can
+    be taken up without a second forward.
+    """
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # tokenised already, control tokens made harmless
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if COLUMN not in self._signature_columns:
+            self._signature_columns.append(COLUMN)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """TRL's, without the labels: they must not reach the network."""
+        return super().compute_ref_log_probs(model, {key: value for key, value in inputs.items() if key != COLUMN})
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss plus `(1-p) * d`, averaged over the batch."""
+        inputs = dict(inputs)
+        probability = inputs.pop(COLUMN)
+        tap = _Tap(model)
+        loss = super().compute_loss(tap, inputs, num_items_in_batch=num_items_in_batch)
+        seen = tap.log_probs[:, -(inputs["completion_mask"].shape[1] - 1) :].sum(1)
+        chosen, rejected = seen.chunk(2)
+        delta = (chosen - inputs["ref_chosen_logps"]) - (rejected - inputs["ref_rejected_logps"])
+        loss = loss + ((1 - probability) * self.beta * delta).mean()
+        return (loss, {}) if return_outputs else loss
+
+
+class _Tap:
+    """Calls a network and keeps the log-probabilities of its first answer."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.log_probs: Any = None
+
+    def __call__(self, **keywords: Any) -> Any:
+        outputs = self._model(**keywords)
+        if self.log_probs is None:
+            self.log_probs = outputs.log_probs
+        return outputs
