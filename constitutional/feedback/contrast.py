@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from constitutional.backends import Backend
+from constitutional.backends import Backend, Unanswered
 from constitutional.errors import ConfigError
-from constitutional.feedback.respond import generate_fitting
+from constitutional.feedback.respond import generate_fitting, unanswered
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Failure, Prompt, Sampling, seed_for
 from constitutional.templates import TemplatePack
@@ -60,8 +60,10 @@ def contrast(
         sides.append((settings.seed, generate_fitting(policy, dialogues, settings)))
     (a_seed, under), (b_seed, against) = sides
     for prompt, principle, a, b in zip(prompts, drawn, under, against, strict=True):
-        if isinstance(a, str) or isinstance(b, str):
-            yield _failure(prompt, "too_long", a if isinstance(a, str) else str(b))
+        if isinstance(a, Unanswered):
+            yield unanswered(prompt.id, STAGE, a)
+        elif isinstance(b, Unanswered):
+            yield unanswered(prompt.id, STAGE, b)
         elif not a.text.strip() or not b.text.strip():
             yield _failure(prompt, "empty_generation", f"an answer under {principle.ref} or its negation has no text")
         elif a.text.strip() == b.text.strip():

@@ -145,7 +145,8 @@ class Asker:
             reraise=True,
         )
         try:
-            return await policy(once)
+            answer: T = await policy(once)
+            return answer
         except Garbage as error:
             if garbage >= GARBAGE:
                 raise
