@@ -173,7 +173,7 @@ def test_every_figure_equals_a_slow_count(tmp_path: Path, seed: int) -> None:
         decided = [c for c in given if side(given[c])]
         x = np.array([[ratio[c], 1.0] for c in decided])
         y = np.array([side(given[c]) > 0 for c in decided], dtype=float)
-        groups = np.array([hash(by_id[c].prompt_id) for c in decided])
+        groups = np.unique([by_id[c].prompt_id for c in decided], return_inverse=True)[1]
         fit = sm.Logit(y, x).fit(disp=0, cov_type="cluster", cov_kwds={"groups": groups})
         assert row.length.slope.value == pytest.approx(fit.params[0], abs=1e-6)
         assert row.length.slope.interval.low == pytest.approx(fit.conf_int()[0][0], abs=1e-4)

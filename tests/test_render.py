@@ -86,17 +86,17 @@ def test_the_pieces_are_the_decoded_ids_and_only_control_tokens_are_marked(
 def test_what_the_backends_send_is_what_is_shown(folder: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = LocalBackend(folder, name="tiny", model="tiny", dtype="float32")
     sent: list[list[int]] = []
-    generate, packed = backend._net.generate, local.pack_sequences
+    write, packed = local.decode, local.pack_sequences
 
-    def generating(ids: Any, *, attention_mask: Any, **settings: Any) -> Any:
-        sent.extend(row[mask.bool()].tolist() for row, mask in zip(ids, attention_mask, strict=True))
-        return generate(ids, attention_mask=attention_mask, **settings)
+    def writing(net: Any, prompts: list[list[int]], sampling: Any, finished: Any) -> Any:
+        sent.extend(map(list, prompts))
+        return write(net, prompts, sampling, finished)
 
     def packing(prompts: list[list[int]], options: Any, budget: int) -> Any:
         sent.extend(map(list, prompts))
         return packed(prompts, options, budget)
 
-    monkeypatch.setattr(backend._net, "generate", generating)
+    monkeypatch.setattr(local, "decode", writing)
     monkeypatch.setattr(local, "pack_sequences", packing)
     pack, honest = load_pack("chat").with_few_shots(MINIMAL.few_shots), MINIMAL.principle("honest")
     prompt = Prompt(messages=(user(HOSTILE),), kind="red_team", source="t", split="train")

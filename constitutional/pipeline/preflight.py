@@ -15,7 +15,7 @@ from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
 from constitutional.pipeline.context import Inputs
-from constitutional.principles import Constitution
+from constitutional.principles import Constitution, Phase
 from constitutional.prompts import load_pairs
 from constitutional.records import user
 from constitutional.runs import StageResult
@@ -144,6 +144,7 @@ def _judges(inputs: Inputs) -> list[str]:
 def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
     """Every judge is there and can answer in its mode; and one that is asked whether principles apply can say so."""
     judging = any(step in JUDGING for step in steps)
+    phases: set[Phase] = {"evaluate" if step == "evaluate" else "judge" for step in steps if step in JUDGING}
     conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
     for number, juror in enumerate(inputs.jury):
         juror.identity(inputs.recipe.dtype)
@@ -158,7 +159,7 @@ def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
                 f"judge: {juror.spec} gives no log-probabilities of options: "
                 "name the same model as `judge: embedded:...`, or set judging.mode to vote"
             )
-        asked = judging and any(p.applies_when for p in inputs.taking_part("judge", juror.way))
+        asked = any(p.applies_when for phase in phases for p in inputs.taking_part(phase, juror.way))
         first = number == 0 and conditional
         if (first and kind == "model") or ((first or asked) and kind == "openvino"):
             fault = "is a preference model" if kind == "model" else "gives no log-probabilities"
