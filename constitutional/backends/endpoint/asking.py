@@ -145,7 +145,8 @@ class Asker:
             reraise=True,
         )
         try:
-            return await policy(once)
+            answered: T = await policy(once)
+            return answered
         except Garbage as error:
             if garbage >= GARBAGE:
                 raise
