@@ -22,12 +22,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
-
-from pydantic import AfterValidator, Field
+from typing import get_args
 
 from constitutional.errors import TemplateError, nearest
-from constitutional.few_shots import KIND_OF, NO_SHOTS, FewShots, before_text, before_turns, worked
+from constitutional.few_shots import KIND_OF, FewShots, before_text, before_turns, worked
+from constitutional.pack_settings import ANSWERS, PackSettings
 from constitutional.records import Dialogue, Message, Record, Role, assistant, short_digest
 from constitutional.resources import PACK_FILE, find
 from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_template, render_block
@@ -37,42 +36,12 @@ REQUIRED = ("critique", "revise", "revise_direct", "respond", "judge", "applies"
 TEMPLATES = (*REQUIRED, "judge_cot", "vote", "score")
 """All that a pack can have. Those that only one mode of judging asks with may be left out."""
 _REQUESTS = ("critique_request", "revision_request", "comparison_request", "score_request", "applies_when")
-_ANSWERS = {"applies": {"yes_no"}, "score": {"grades"}, "judge_cot": {"options", "conclusion"}}
 """The settings a template is answered with, where these are not just the options."""
 VARIABLES = frozenset({"conversation", "answer", "critique", "a", "b", *_REQUESTS})
 MAX_SOURCE = 200_000
 _ROLES: tuple[Role, ...] = get_args(Role)
 
 Value = str | Dialogue
-
-
-Grade = Annotated[str, Field(pattern=r"\S")]
-GRADES = tuple(f" {grade}" for grade in range(1, 11))
-
-
-def _differ(grades: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(grades)) < len(grades):
-        raise ValueError("two grades are the same text")
-    return grades
-
-
-class PackSettings(Record):
-    """What `pack.yaml` holds.
-
-    `options` are the two continuations a judge chooses between, first and second answer; `yes_no` those it chooses
-    between when asked whether a principle applies. `conclusion` stands between a drawn reasoning and the options;
-    `grades` are the continuations an answer is graded with, the lowest first.
-    """
-
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    title: str
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    options: tuple[str, str]
-    yes_no: tuple[str, str] = (" Yes", " No")
-    conclusion: str = "\n\nSo the answer is:"
-    grades: Annotated[tuple[Grade, ...], Field(min_length=2), AfterValidator(_differ)] = GRADES
-    few_shots: FewShots = NO_SHOTS
 
 
 class Rendered(Record):
@@ -155,7 +124,7 @@ class TemplatePack:
 
     def digest(self, template: str) -> str:
         """Changes when the template's source, its few-shots, or a setting of the pack that reaches a model changes."""
-        answers = _ANSWERS.get(template, {"options"})
+        answers = ANSWERS.get(template, {"options"})
         settings = self.settings.model_dump(mode="json", include={"id", "version", "stop", *answers})
         parts = {"pack": settings, "template": template, "source": self._get(template).source}
         return short_digest(parts | (self.few_shots.texts(KIND_OF[template]) if template in KIND_OF else {}))

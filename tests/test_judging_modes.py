@@ -17,9 +17,10 @@ from constitutional.feedback.judging.vote import verdict
 from constitutional.feedback.judging.ways import Way
 from constitutional.feedback.label import label, opinions
 from constitutional.few_shots import ComparisonShot, FewShots
+from constitutional.pack_settings import GRADES
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, JudgmentSample, Sampling, assistant, user
-from constitutional.templates import GRADES, load_pack
+from constitutional.templates import load_pack
 
 PACK = load_pack("chat")
 KIND = Principle(

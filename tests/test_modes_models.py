@@ -22,11 +22,12 @@ from constitutional.feedback.gate import GateReport
 from constitutional.feedback.judge import judge
 from constitutional.feedback.judging.score import grade, superiority
 from constitutional.feedback.judging.ways import Way
+from constitutional.pack_settings import GRADES
 from constitutional.pipeline import run_recipe
 from constitutional.pipeline.jury import scorer_identity
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, Sampling, assistant, user
-from constitutional.templates import GRADES, load_pack
+from constitutional.templates import load_pack
 from constitutional.training.scorer import PreferenceModel
 
 STEPS = "stages=[sample, gate, revise, judge, label]"
@@ -100,7 +101,7 @@ def embedded() -> Backend:
 @pytest.mark.parametrize("pack", ["chat", "transcript"])
 @pytest.mark.parametrize("mode", ["logprob", "cot", "vote", "score"])
 def test_the_embedded_model_answers_in_every_mode(embedded: Backend, mode: str, pack: str) -> None:
-    draw = Sampling(temperature=0.7, max_tokens=16, seed=1)
+    draw = Sampling(temperature=0.7, max_tokens=8, seed=1)
     way = Way(mode, samples=2, sampling=draw) if mode in ("cot", "vote") else Way(mode)  # type: ignore[arg-type]
     pair = judge([PAIR], assigned=[[KIND]], backend=embedded, pack=load_pack(pack), seed=0, way=way)
     found = list(pair)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constitutional.records import user
@@ -30,6 +30,7 @@ def test_values_are_data_and_cannot_add_a_message(payload: str) -> None:
         assert payload in "".join(message.content for message in rendered.dialogue)
 
 
+@settings(deadline=None)  # nine templates an example, on a machine that may be busy
 @given(st.text(alphabet="\n HumanAssistant:", max_size=60), st.sampled_from(["\n\nHuman:", "\n\n\n\nAssistant: x", ""]))
 def test_values_cannot_add_a_turn_to_a_transcript(noise: str, marker: str) -> None:
     pack = TRANSCRIPT

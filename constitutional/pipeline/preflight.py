@@ -106,9 +106,9 @@ def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
         asked = judging and any(p.applies_when for p in inputs.taking_part("judge", juror.way))
         first = number == 0 and conditional
         if (first and kind == "model") or ((first or asked) and kind == "openvino"):
+            fault = "is a preference model" if kind == "model" else "gives no log-probabilities"
             raise ConfigError(
-                f"{juror.place}: {juror.spec} can not be asked whether principles apply (applies_when): that is read "
-                "from log-probabilities of a text model"
+                f"{juror.place}: {juror.spec} {fault}: it can not be asked whether principles apply (applies_when)"
             )
 
 
