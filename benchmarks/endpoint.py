@@ -47,6 +47,7 @@ async def bare(url: str, calls: int, at_once: int) -> float:
                     model="m",
                     messages=[{"role": "user", "content": f"Prompt bare {at_once} {i}"}],
                     max_tokens=40,
+                    temperature=0.0,
                     seed=1,
                 )
 

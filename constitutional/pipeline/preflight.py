@@ -123,7 +123,8 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     """
     for role in ("policy", "feedback"):
         identify(inputs.spec(role), inputs.recipe.dtype)
-    if any(s.startswith("openai:") for s in (inputs.spec("policy"), inputs.spec("feedback"), *_judges(inputs))):
+    specs = [inputs.spec("policy"), inputs.spec("feedback"), *(juror.spec for juror in inputs.jury)]
+    if any(spec.startswith("openai:") for spec in specs):
         require_extra()
     trained = [step for step in steps if step in TRAINING]
     if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
@@ -135,10 +136,6 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
             f"templates: pack {inputs.pack.ref} does not ask in chat form, but {trained[0]} trains on chat messages: "
             "leave the training steps out (stages:) or use a chat pack"
         )
-
-
-def _judges(inputs: Inputs) -> list[str]:
-    return [juror.spec for juror in inputs.jury]
 
 
 def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:

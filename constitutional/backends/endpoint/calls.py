@@ -84,8 +84,9 @@ class Calls:
             raise cannot_write(path or Path(NAME), OSError(str(error))) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
+        """Closes the file, not under the hands of a thread that writes to it: SQLite does not bear that."""
+        with self._lock:
+            self._db.close()
 
     def find(self, model: str, keys: Iterable[str]) -> dict[str, Answered]:
         """The answers kept, by key."""
