@@ -20,6 +20,8 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MISSING = "" if CHROMIUM and DRIVER else "chromium and chromedriver are not installed"
 _FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
 _FLAGS += " --disable-sync --disable-default-apps --no-first-run --hide-scrollbars --disable-dev-shm-usage"
+_OWN = ("chrome:", "chrome-untrusted:")
+"""What the browser's own first tab loads, late at times; no page may."""
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -60,7 +62,7 @@ class Browser:
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return Seen(
             console=[entry["message"] for entry in self.log("browser")],
-            requests=[url for url in asked if url.partition("#")[0] != address],
+            requests=[u for u in asked if u.partition("#")[0] != address and not u.startswith(_OWN)],
             dialogs=dialogs,
         )
 
@@ -115,6 +117,8 @@ def browser(folder: Path, width: int = 1280, height: int = 900, scale: float = 1
         made = tab.call("POST", "", capabilities={"alwaysMatch": wanted})
         tab.root += "/" + made["sessionId"]
         try:
+            tab.call("POST", "/url", url="about:blank")
+            time.sleep(0.3)
             yield tab
         finally:
             tab.call("DELETE", "")

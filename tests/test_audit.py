@@ -45,7 +45,7 @@ def judgment(comparison: Comparison, ref: str, order: str, p: float | None, **ch
         "key": short_digest([comparison.id, ref, order, changes.get("judge"), changes.get("mode")]),
         "comparison_id": comparison.id,
         "principle": ref,
-        "principle_digest": DIGESTS[ref],
+        "principle_digest": DIGESTS.get(ref, ref),
         "template_digest": "t" * 16,
         "judge": "judge:one",
         "mode": "logprob",
