@@ -11,20 +11,24 @@ from constitutional.checks import Check
 from constitutional.records import Prompt, user
 from constitutional.training.rewards import RewardSource, by_check
 
-ASKED = "letters@1.0.0"
+ASKED = "digits@1.0.0"
 
 
 def prompt(text: str) -> Prompt:
     return Prompt(messages=(user(text),), kind="red_team", source="test", split="train")
 
 
-def letters(conversation: object, response: str) -> float:
-    """The share of the answer that is the letter a: 1 at best, and only where nothing else is said."""
-    return response.count("a") / len(response)
+def digits(conversation: object, response: str) -> float:
+    """The share of the answer that is digits: 1 at best, and only where nothing else is said.
+
+    No token of the tiny model is half right: of the letter a, where " a" is a token, too, one run in ten settled for it
+    (a half) and never found "a".
+    """
+    return sum(character in "0123456789" for character in response) / len(response)
 
 
-def letters_source(weight: float = 1.0) -> RewardSource:
-    return by_check(ASKED, Check("letters", letters, "check:letters"), weight)
+def digits_source(weight: float = 1.0) -> RewardSource:
+    return by_check(ASKED, Check("digits", digits, "check:digits"), weight)
 
 
 PROMPTS = [prompt(f"How {i}?") for i in range(6)]

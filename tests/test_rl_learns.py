@@ -1,4 +1,4 @@
-"""Every algorithm of RL finds a known optimum: an answer of the letter a alone, which a check scores 1.
+"""Every algorithm of RL finds a known optimum: an answer of digits alone, which a check scores 1.
 
 The budget is `STEPS` steps of 32 rollouts of at most 4 tokens, from a random policy that says almost everything else.
 What is measured is not what the run logged: fresh answers of the saved model, an empty one counting 0.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rl_tasks import PROMPTS, letters, letters_source, policy_folder
+from rl_tasks import PROMPTS, digits, digits_source, policy_folder
 from transformers import AutoModelForCausalLM
 
 from constitutional.records import Sampling
@@ -19,8 +19,8 @@ from constitutional.training.rl import train_rl
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
 
 OPTIMUM = 1.0
-STEPS = {"ppo": 30, "grpo": 40, "rloo": 40}
-RATE = 1e-2
+STEPS = {"ppo": 30, "grpo": 60, "rloo": 60}
+RATE = {"ppo": 1e-2, "grpo": 5e-3, "rloo": 5e-3}
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def reward_of(folder, seed):
     net, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), open_tokenizer(folder)
     asked = [dialogue_ids(tokenizer, p.messages, generation_prompt=True) for p in PROMPTS for _ in range(20)]
     texts = draw(net, tokenizer, asked, Sampling(temperature=1.0, max_tokens=4, seed=seed)).texts
-    return sum(letters((), text) if text.strip() else 0.0 for text in texts) / len(texts)
+    return sum(digits((), text) if text.strip() else 0.0 for text in texts) / len(texts)
 
 
 def train(algorithm, policy, output, seed):
     common = {
         "policy": policy,
-        "rewards": [letters_source()],
+        "rewards": [digits_source()],
         "output": output,
         "steps": STEPS[algorithm],
         "kl": 0.001,
@@ -50,11 +50,13 @@ def train(algorithm, policy, output, seed):
         "seed": seed,
     }
     if algorithm == "ppo":
-        own = PpoSettings(critic="policy", learning_rate=RATE, critic_learning_rate=RATE, epochs=2, micro_batch=32)
+        own = PpoSettings(
+            critic="policy", learning_rate=RATE["ppo"], critic_learning_rate=RATE["ppo"], epochs=2, micro_batch=32
+        )
         return train_ppo(PROMPTS, preference_model=None, settings=own, **common)
     trl = {
         "bf16": False,
-        "learning_rate": RATE,
+        "learning_rate": RATE[algorithm],
         "lr_scheduler_type": "constant",
         "per_device_train_batch_size": 32,
     }
