@@ -78,7 +78,6 @@ def train_dpo(
         args = trl_config(DPOConfig, folder, fixed=fixed | own, defaults=DEFAULTS, passed=trl)
         limit = args.max_length or tokenizer.model_max_length
         examples, failures = tokenised_pairs(rows, tokenizer, limit, labels)
-        _weigh(examples, labels)
         require_rows(len(examples), len(rows), "comparisons", limit)
         if all(example[COLUMN] == 0.5 for example in examples):
             raise TrainingError(f"dpo: all {len(examples)} labels are exactly one half: there is nothing to learn")
@@ -116,7 +115,11 @@ def train_dpo(
 def tokenised_pairs(
     rows: Sequence[PreferenceRow], tokenizer: Any, max_length: int, labels: Labels
 ) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """Rows as token ids with their label, and a Failure for each that is too long or undecided."""
+    """Rows as token ids with their label and weight, and a Failure for each that is too long or undecided.
+
+    Raises:
+        ConfigError: weights differ, and labels are rounded.
+    """
     examples, failures = [], []
     for row in rows:
         prompt = dialogue_ids(tokenizer, row.messages, generation_prompt=True)
@@ -139,6 +142,7 @@ def tokenised_pairs(
                     WEIGHT: row.weight,
                 }
             )
+    _weigh(examples, labels)
     return examples, failures
 
 
