@@ -88,14 +88,18 @@ def test_every_arm_learns_from_as_much_over_the_same_prompts(finished: tuple[Pat
     assert {r.comparison_id for r in mixed} <= {r.comparison_id for a in ("rlhf", "rlaif") for r in rows_of(out, a)}
 
 
-def test_what_arms_share_is_done_once(finished: tuple[Path, Arms], recipe: Path) -> None:
+def test_what_arms_share_is_done_once_and_all_is_reused(finished: tuple[Path, Arms], recipe: Path) -> None:
     out, found = finished
     stages = {path.name.split("-", 1)[1]: len(list(path.iterdir())) for path in (out / "stages").iterdir()}
     once = dict.fromkeys(("revise", "helpful", "sft", "sample", "judge", "label"), 1)
     assert stages.items() >= (once | {"pm": 3, "rl": 3, "gate": 2, "arm-answers": 1}).items()
     before = {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/manifest.json")}
-    again = arms(recipe, out)
-    assert again == found and {path: path.stat().st_mtime_ns for path in before} == before
+    sets = [part for one in SETS for part in ("--set", one)]
+    command = ["compare-arms", str(recipe), "--judge", JUDGE, "--out", str(out), "--display", "none"]
+    said = CliRunner().invoke(app, [*command, *sets])
+    assert said.exit_code == 0, said.output
+    assert render_arms(found) in said.output and "arms.json" in said.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_the_table_says_how_the_arms_compare_and_the_file_holds_the_same(finished: tuple[Path, Arms]) -> None:
@@ -134,16 +138,7 @@ def test_each_arm_is_a_run_that_can_be_traced(finished: tuple[Path, Arms]) -> No
             assert (view.step("label") is None) == (arm == "rlhf")
 
 
-def test_dpo_has_arms_too(recipe: Path, tmp_path: Path) -> None:
-    stages = "stages=[revise, helpful, sft, sample, gate, judge, label, rl]"
-    found = arms(recipe, tmp_path / "run", stages, DPO, rows=6)
-    assert found.equal
-    told = [(b.ai_rows, b.human_rows, b.rows, b.pm_steps, b.rl_prompts) for b in found.budgets]
-    assert told == [(0, 6, 6, None, None), (6, 0, 6, None, None), (3, 3, 6, None, None)]
-    assert len({b.rl_steps for b in found.budgets}) == 1
-
-
-def test_a_preference_model_judges_if_it_knows_nothing_of_the_arms(recipe: Path, tmp_path: Path) -> None:
+def test_dpo_has_arms_and_a_preference_model_judges_if_it_knows_nothing_of_them(recipe: Path, tmp_path: Path) -> None:
     for name, people in (("stranger", "others.jsonl"), ("known", "people.jsonl")):
         sets = [*SETS, "stages=[pm]", f"pm={{human: [{{path: {people}}}], trl: {{max_steps: 1}}}}"]
         run_recipe(load_recipe(recipe, sets), recipe, tmp_path / name)
@@ -173,10 +168,9 @@ def test_what_arms_lack_is_told_before_anything_is_written(recipe: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_more_preferences_than_an_arm_has_are_refused(recipe: Path, tmp_path: Path) -> None:
+def test_more_preferences_than_an_arm_has_are_refused(recipe: Path, finished: tuple[Path, Arms]) -> None:
     with pytest.raises(TrainingError, match=r"100 preferences for each arm; there are: rlhf \d+, rlaif \d+, hybrid"):
-        arms(recipe, tmp_path / "run", rows=100)
-    assert not list((tmp_path / "run" / "stages").glob("*-rl"))
+        arms(recipe, finished[0], rows=100)
 
 
 def test_unequal_budgets_are_told(finished: tuple[Path, Arms]) -> None:
@@ -185,13 +179,3 @@ def test_unequal_budgets_are_told(finished: tuple[Path, Arms]) -> None:
     assert short.spent != found.budgets[0].spent
     text = render_arms(found.model_copy(update={"budgets": (short, *found.budgets[1:]), "equal": False}))
     assert "budgets: NOT EQUAL" in text
-
-
-def test_the_command_prints_the_table(recipe: Path, finished: tuple[Path, Arms]) -> None:
-    out, found = finished
-    sets = [part for one in SETS for part in ("--set", one)]
-    said = CliRunner().invoke(
-        app, ["compare-arms", str(recipe), "--judge", JUDGE, "--out", str(out), "--display", "none", *sets]
-    )
-    assert said.exit_code == 0, said.output
-    assert render_arms(found) in said.output and "arms.json" in said.output

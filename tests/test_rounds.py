@@ -36,8 +36,8 @@ SETS = (
     "revise={rounds: 1}",
     "prompts.red_team.limit=8",
     "prompts.helpful.limit=2",
-    "sft={drop_flagged: false, helpful_ratio: 0, trl: {max_steps: 50, learning_rate: 0.02}}",
-    "evaluation={temperature: 0}",
+    "sft={drop_flagged: false, helpful_ratio: 0, trl: {max_steps: 40, learning_rate: 0.02}}",
+    "evaluation={temperature: 1.0, max_tokens: 12}",
     "rounds=3",
     "promotion={max_perplexity: null}",
 )
@@ -146,7 +146,7 @@ def test_the_promoted_model_is_the_policy_of_the_next_round_and_trace_leads_thro
     revise = load_result(place / current["revise"])
     assert revise is not None
     revision = revise.records(Revision)[0]
-    assert revision.policy == rounds.rounds[0].model and "sorry" in revision.initial  # what round 1 taught it
+    assert revision.policy == rounds.rounds[0].model and "sor" in revision.initial  # what round 1 taught it
     node = trace_rounds(folder, rounds, revision.id)
     assert problems(node) == [] and ("round", "3 of 3") in node.facts
     text = render_trace(node)
@@ -205,7 +205,7 @@ def test_a_loop_that_is_cut_off_again_and_again_leaves_the_same_bytes(
     cuts, broken = 0, True
     while broken:
         try:
-            run(recipe, tmp_path / "run", display=Breaks(6 + 14 * cuts))
+            run(recipe, tmp_path / "run", display=Breaks(15 + 45 * cuts))
             broken = False
         except Broken:
             cuts += 1
@@ -249,10 +249,10 @@ def test_what_a_loop_lacks_is_told_before_anything_is_written(finished: tuple[Pa
 def test_a_heldout_prompt_that_is_trained_on_is_no_heldout_prompt(finished: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = shutil.copytree(finished[0].parent, tmp_path / "in") / "recipe.yaml"
     rows = [json.loads(line) for line in (tmp_path / "in" / "red.jsonl").read_text().splitlines()]
-    trained = next(row["prompt"] for row in rows if row["split"] == "train")
+    trained = [row["prompt"] for row in rows if row["split"] == "train"]
     held = [row for row in rows if row["split"] == "heldout"]
-    for row in held[:2]:
-        row["prompt"] = f" {trained.upper()} "
+    for row, prompt in zip(held[:2], trained, strict=False):
+        row["prompt"] = f" {prompt.upper()} "
     (tmp_path / "in" / "red.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"11 held-out red_team prompts \(2 more are trained on or stand there twice\)"):
         run(recipe, tmp_path / "run")

@@ -82,7 +82,7 @@ def render_rounds(run_folder: Path) -> str:
 def _lines(rounds: Rounds) -> list[str]:
     lines = [f"{len(rounds.rounds)} of {rounds.of} rounds; start model {rounds.start}"]
     for r in rounds.rounds:
-        found, prompts = r.promotion, ", ".join(f"{n} {kind}" for kind, n in r.prompts.items())
+        found, prompts = r.promotion, ", ".join(f"{n} {kind}" for kind, n in sorted(r.prompts.items(), reverse=True))
         forgotten = "" if found.perplexity_ratio is None else f"; perplexity {found.perplexity_ratio:.2f} times start's"
         if found.perplexity_interval is not None:
             forgotten += f" {bracketed(found.perplexity_interval)}"
