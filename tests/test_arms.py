@@ -161,6 +161,7 @@ def test_what_arms_lack_is_told_before_anything_is_written(recipe: Path, tmp_pat
         (("pm={}",), JUDGE, "rlhf rlaif", "names no preferences of people"),
         ((f"{pm}, rows: {{ai: 1, human: 1}}}}",), JUDGE, "rlhf rlaif", "pm.rows: arms are given as many rows"),
         ((f"{pm}, conditioned: true}}",), JUDGE, "rlhf rlaif", "pm.conditioned: arms are given"),
+        (("rl={rewards: [{kind: judge}]}",), JUDGE, "rlhf rlaif", "no principle of|would reward in every arm"),
         (("stages=[revise, helpful, sft, pm]",), JUDGE, "rlhf rlaif", "arms need the step 'rl'"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):

@@ -57,6 +57,10 @@ def test_the_lower_end_of_the_win_rate_decides() -> None:
     assert better.promoted and better.value == 0.9 and better.interval is not None and better.interval.low > 0.5
     unsure = decide(evaluation(win([1.0] * 6 + [0.0] * 4)), "rl-cai", NO_LIMIT, judge_passed=True)
     assert not unsure.promoted and unsure.value == 0.6 and "0.600" in unsure.why and "of 10" in unsure.why
+    few = [1.0, 1.0, 1.0, 1.0, 0.5]  # of which the bootstrap says [0.70, 1.00]
+    assert win(few).rate.interval.low > 0.5
+    scarce = decide(evaluation(win(few)), "rl-cai", NO_LIMIT, judge_passed=True)
+    assert not scarce.promoted and scarce.interval is not None and scarce.interval.low < 0.5
     draws = decide(evaluation(win([0.5] * 50)), "rl-cai", NO_LIMIT, judge_passed=True)
     assert not draws.promoted
 

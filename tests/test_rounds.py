@@ -37,7 +37,7 @@ SETS = (
     "prompts.red_team.limit=8",
     "prompts.helpful.limit=2",
     "sft={drop_flagged: false, helpful_ratio: 0, trl: {max_steps: 40, learning_rate: 0.02}}",
-    "evaluation={temperature: 1.0, max_tokens: 12}",
+    "evaluation={temperature: 0, max_tokens: 12}",
     "rounds=3",
     "promotion={max_perplexity: null}",
 )

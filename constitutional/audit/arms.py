@@ -127,6 +127,8 @@ def _judges(found: Arms) -> Sequence[str]:
     if found.gate is not None:
         labels = f"labels by {found.gate.labels}"
         lines.append(f"- AI labels: judge {found.gate.judge}: {_gate(found.gate)}; {labels}")
+    elif any(budget.ai_rows for budget in found.budgets):
+        lines.append("- AI labels: by provenance, as the recipe says; no judge was asked")
     return [*lines, "- intervals are 95 %, one by one; several comparisons are not corrected for"]
 
 

@@ -10,12 +10,17 @@ from constitutional.evaluation.evaluate import Evaluation
 from constitutional.loop_settings import Figure, PromotionSettings
 from constitutional.records import Record
 from constitutional.statistics import Interval, bracketed, proportion_difference, wilson
+from constitutional.statistics.intervals import score_interval
 
 CHANCE = 0.5
 
 
 class Promotion(Record):
-    """A decision, the figure it rests on, and why. `value` and `interval` are None where there is no figure."""
+    """A decision, the figure it rests on, and why. `value` and `interval` are None where there is no figure.
+
+    Of a win rate `interval` is the wider of the evaluation's (a bootstrap, too narrow on few prompts) and the score
+    interval of as many yes-or-no answers, which vary at least as much.
+    """
 
     promoted: bool
     figure: Figure
@@ -102,5 +107,7 @@ def _figure(evaluation: Evaluation, system: System, figure: Figure) -> tuple[flo
     by = "judge" if figure == "judge" else "preference model"
     for win in evaluation.wins:
         if (win.by, win.system, win.against, win.kind) == (by, system, "base", "red_team"):
-            return win.rate.mean, win.rate.interval, win.rate.n
+            score, drawn = score_interval(win.rate.mean, win.rate.n, 0.95), win.rate.interval
+            wider = Interval(low=min(score.low, drawn.low), high=max(score.high, drawn.high))
+            return win.rate.mean, wider, win.rate.n
     return None, None, 0

@@ -1,6 +1,6 @@
 """Arms of one recipe: people's preferences alone, the run's own labels alone, or both; all else the same.
 
-    NAME/  arms.json  arms.md  stages/ ledger.sqlite ... (shared)  arms/rlhf/ arms/rlaif/ arms/hybrid/
+    NAME/  arms.yaml  arms.json  arms.md  stages/ ledger.sqlite ... (shared)  arms/rlhf/ arms/rlaif/ arms/hybrid/
 
 An arm is a run folder over the shared store, so what is the same in several arms is done once. Every arm learns from as
 many preferences, over the same prompts in as many steps; that is held by `pm.rows` and read again from the results.
@@ -76,6 +76,8 @@ def check_arms(inputs: Inputs, steps: Sequence[str], arms: Sequence[str], judge:
         raise ConfigError(f"pm.{name}: arms are given as many rows each (--rows): leave it out")
     if any(part.kind == "judge" for part in recipe.rl.parts):
         raise ConfigError("rl.rewards: a judge would reward in every arm, that of people's preferences too")
+    if recipe.rl.algorithm != "dpo" and not recipe.rl.needs_preference_model:
+        raise ConfigError("rl.rewards: nothing that learns from preferences rewards: all arms would be the same")
     if {"rlhf", "hybrid"} & set(chosen) and not any(source.weight for source in recipe.pm.human):
         raise ConfigError("pm.human: names no preferences of people to learn from: --set 'pm.human=[{path: FILE}]'")
     for step in ("rl", *(_AI_STEPS if recipe.label.source == "judge" else ("label",))):
@@ -156,7 +158,7 @@ def compare_arms(
     inputs, left_out = _kept_apart(inputs, steps)
     note = _unknown_to(judging_inputs(inputs, judge), inputs, steps)
     with open_run(run_folder) as folder:
-        write_atomic(folder.path / "run.yaml", yaml.safe_dump(inputs.recipe.model_dump(mode="json"), sort_keys=False))
+        write_atomic(folder.path / "arms.yaml", yaml.safe_dump(inputs.recipe.model_dump(mode="json"), sort_keys=False))
         count = _rows(inputs, steps, chosen, folder.path, run, rows)
         done: dict[System, Done] = {}
         for arm in chosen:

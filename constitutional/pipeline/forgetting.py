@@ -113,9 +113,9 @@ def _of_file(ctx: Context, settings: PerplexitySettings) -> list[ReferenceAnswer
 
 
 def _of_model(ctx: Context, number: int, start: str) -> list[ReferenceAnswer]:
-    """The start model's answers, drawn as all held-out answers are."""
-    settings, prompts = ctx.recipe.evaluation, ctx.select("helpful", "heldout")
-    draw = ctx.sampling("policy", max_tokens=settings.max_tokens, temperature=settings.temperature)
+    """The start model's answers, drawn as the policy draws in training: its likeliest ones alone would say little."""
+    prompts = ctx.select("helpful", "heldout")
+    draw = ctx.sampling("policy", max_tokens=ctx.recipe.evaluation.max_tokens)
     model = identify(start, ctx.recipe.dtype)
     stage = ctx.folder.stage(
         number,
