@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rules += [{"contains": f"{letter}\n\nReply with", "logprobs": GRADES["high"]} for letter in "acegikmoqs"]
     rules += [{"contains": "whole number", "logprobs": GRADES["low"]}]
     script = {"rules": [{"contains": "", "reply": ["I would not, sorry {n}.", "No {n}."]}], "likelihood": rules}
-    (folder / "judge.yaml").write_text(yaml.safe_dump(script))
+    (folder / "judge.yaml").write_text(json.dumps(script))
     return folder
 
 
