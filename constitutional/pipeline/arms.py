@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
@@ -29,6 +29,7 @@ from constitutional.evaluation.evaluate import (
 )
 from constitutional.feedback.judge import choose_principles
 from constitutional.ledger import open_ledger
+from constitutional.loop_settings import PerplexitySettings
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
 from constitutional.pipeline.asking import judged, run_judge
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs
@@ -41,7 +42,7 @@ from constitutional.pipeline.preflight import check_models
 from constitutional.pipeline.shared import share
 from constitutional.runs import StageResult, open_run, write_atomic
 from constitutional.runs.logs import read_rows
-from constitutional.settings import PerplexitySettings, RowSettings
+from constitutional.settings import RowSettings
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RlResult
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _evaluated(ctx: Context, chosen: Sequence[System], done: Mapping[System, Don
         stage = ctx.folder.stage(_EVALUATE, "arm-judge", {**key, "count": count, "seed": ctx.recipe.seed})
         run_judge(ctx, stage, asked, assigned, ask_applies=True)
         stage.finish(ledger_head=ctx.ledger.head)
-        by = "preference model" if ctx.juror.spec.startswith(MODEL) else "judge"
+        by: Literal["preference model", "judge"] = "preference model" if ctx.juror.spec.startswith(MODEL) else "judge"
         wins = wins_by_judge(pairs, judged(ctx, asked, assigned, ask_applies=True), by)
     rows = system_rows(answers, list(systems))
     forgotten = forgetting(_measuring(ctx), _EVALUATE, systems, inputs)

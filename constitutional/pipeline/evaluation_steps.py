@@ -38,7 +38,7 @@ def compared(ctx: Context, done: Done) -> dict[System, str]:
 
 def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Held-out prompts → one answer of each system (EvaluatedAnswer records)."""
-    trained = {name: done[name] for name in ("sft", "rl") if name in done}
+    trained: dict[str, StageResult] = {name: done[name] for name in ("sft", "rl") if name in done}
     return answer_stage(ctx, "answers", number, compared(ctx, done), trained)
 
 
@@ -92,7 +92,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     settings = ctx.recipe.evaluation
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
     limit = settings.judge_limit
-    trained = {name: done[name] for name in ("sft", "rl") if name in done}
+    trained: dict[str, StageResult] = {name: done[name] for name in ("sft", "rl") if name in done}
     forgotten = forgetting(ctx, number, compared(ctx, done), trained)
     stage = ctx.folder.stage(
         number,

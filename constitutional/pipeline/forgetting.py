@@ -11,6 +11,7 @@ from pathlib import Path
 from constitutional.backends.identity import identify
 from constitutional.config import resolve_path
 from constitutional.errors import ConfigError, DataError
+from constitutional.evaluation.answers import System
 from constitutional.evaluation.perplexity import (
     START,
     Perplexity,
@@ -20,12 +21,12 @@ from constitutional.evaluation.perplexity import (
     score_references,
 )
 from constitutional.feedback.respond import respond
+from constitutional.loop_settings import PerplexitySettings
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
 from constitutional.pipeline.context import Context, Inputs, Lazy
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Failure, Prompt, seed_for, short_digest
 from constitutional.runs import StageResult
-from constitutional.settings import PerplexitySettings
 
 
 def check_perplexity(inputs: Inputs, steps: Sequence[str]) -> None:
@@ -53,7 +54,7 @@ def check_perplexity(inputs: Inputs, steps: Sequence[str]) -> None:
 
 
 def forgetting(
-    ctx: Context, number: int, systems: Mapping[str, str], inputs: Mapping[str, StageResult]
+    ctx: Context, number: int, systems: Mapping[System, str], inputs: Mapping[str, StageResult]
 ) -> tuple[tuple[Perplexity, ...], StageResult] | None:
     """Perplexity of each system, and the stage that holds what it is made from; None where a recipe asks for none.
 
@@ -68,7 +69,8 @@ def forgetting(
         return None
     start = ctx.spec("policy") if settings.start is None else ctx.located(settings.start)
     references = _of_file(ctx, settings) if settings.answers is not None else _of_model(ctx, number, start)
-    specs = {START: start, **systems}
+    specs: dict[str, str] = {START: start}
+    specs.update(systems.items())
     stage = ctx.folder.stage(
         number,
         "perplexity",

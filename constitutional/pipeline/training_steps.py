@@ -141,8 +141,8 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         human = human_comparisons(ctx)
         rows = policy_rows(ctx, done, human)
         if human or ctx.recipe.pm.rows:  # not simply the labels of the run that are not held out
-            cited = {"rows.jsonl": rows.train, "comparisons.jsonl": rows.comparisons}
-            files = {**cited, "preferences.jsonl": rows.preferences}
+            files["rows.jsonl"] = rows.train
+            files["comparisons.jsonl"], files["preferences.jsonl"] = rows.comparisons, rows.preferences
             unused = rows.failures
         result = optimise_on_rows(ctx, rows.train, common)
     else:
