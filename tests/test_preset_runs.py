@@ -30,7 +30,8 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "self-rewarding": (
         *("rl.trl={max_steps: 1, learning_rate: 0.01}", "prompts.red_team.heldout_limit=12"),
-        *("prompts.helpful.heldout_limit=6", "evaluation.max_tokens=6"),
+        *("prompts.helpful.heldout_limit=6", "evaluation.max_tokens=6", "prompts.red_team.limit=12"),
+        *("sampling.policy.temperature=1.0", "sampling.policy.top_p=1.0"),  # pairs that a grade can tell apart
     ),
 }
 
@@ -42,7 +43,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     examples = [e for p in load_constitution(str(FOLDER / "constitutions/graded.yaml")).principles for e in p.examples]
     rules = [{"contains": f"Response: {e.better}", "logprobs": GRADES["high"]} for e in examples]
     # a rollout's last letter decides its grade: something to learn from
-    rules += [{"contains": f"{letter}\n\nReply with", "logprobs": GRADES["high"]} for letter in "acegikmoqs"]
+    rules += [
+        {"contains": f"{letter}\n\nReply with", "logprobs": GRADES["high"]}
+        for letter in "acegikmoqsuwyACEGIKMOQSUWY02468-+=([{</"
+    ]
     rules += [{"contains": "whole number", "logprobs": GRADES["low"]}]
     script = {"rules": [{"contains": "", "reply": ["I would not, sorry {n}.", "No {n}."]}], "likelihood": rules}
     (folder / "judge.yaml").write_text(json.dumps(script))
