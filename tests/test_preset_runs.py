@@ -21,6 +21,7 @@ from constitutional.training.rows import RewardRow
 
 FOLDER = Path(__file__).parents[1] / "examples" / "presets"
 GRADES = {"low": {str(i): -1.0 - i for i in range(11)}, "high": {str(i): -12.0 + i for i in range(11)}}
+LIKED = "acegikmoqsuwyACEGIKMOQSUWY02468-+=([{</"
 SMALL: dict[str, tuple[str, ...]] = {
     "d-rlaif": ("rl.steps=1", "rl.prompts_per_step=2", "rl.max_tokens=4", "rl.trl.learning_rate=0.01"),
     "hf-cai-2024": ("sft.trl.max_steps=1", "sft.drop_flagged=false", "rl.trl.max_steps=1", "rl.trl.learning_rate=0.01"),
