@@ -155,7 +155,8 @@ def _agreement(part: NamedAgreement) -> str:
 
 def _limits(step: str, figures: ReportFigures) -> list[str]:
     lines = [*_LIMITS["all"], *(_LIMITS["pm"] if step == "pm" else ())]
-    if step != "sft" and figures.gate is not None and figures.gate.labels == "provenance":
+    by_gate = figures.gate is not None and figures.gate.labels == "provenance"
+    if step != "sft" and (by_gate or (figures.gate is None and figures.labels is not None)):
         lines += _LIMITS["provenance"]
     return lines
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
+from constitutional.pipeline.preference_rows import human_comparisons, preferences_key
 from constitutional.pipeline.rewarding import open_rewards, rewards_key
 from constitutional.records import Prompt, seed_for
 from constitutional.runs import StageResult
@@ -18,7 +19,7 @@ def rl_inputs(ctx: Context, done: Done) -> dict[str, StageResult]:
     """The results of earlier steps that the algorithm reads."""
     settings = ctx.recipe.rl
     if settings.algorithm == "dpo":
-        names = ["label"]
+        names = ["label"] if "label" in done else []
     else:
         graded = any(part.kind == "judge" for part in settings.parts)
         names = [name for name, read in (("pm", settings.needs_preference_model), ("gate", graded)) if read]
@@ -30,7 +31,7 @@ def rl_key(ctx: Context) -> dict[str, object]:
     settings = ctx.recipe.rl
     key: dict[str, object] = {"settings": settings.model_dump(mode="json"), "seed": ctx.recipe.seed}
     if settings.algorithm == "dpo":
-        return {**key, "heldout": ctx.recipe.pm.heldout}
+        return {**key, **preferences_key(ctx, human_comparisons(ctx))}
     prompts = ctx.prompts_key(rl_prompts(ctx))
     return {**key, "prompts": prompts, "temperature": _temperature(ctx), **rewards_key(ctx)}
 

@@ -53,7 +53,8 @@ def check_rewards(inputs: Inputs, steps: Sequence[str]) -> None:
     if "rl" not in steps:
         return
     judged = settings.algorithm != "dpo" and any(part.kind == "judge" for part in settings.parts)
-    needed = {"label": settings.algorithm == "dpo", "pm": settings.needs_preference_model, "gate": judged}
+    labels_needed = settings.algorithm == "dpo" and not inputs.recipe.pm.human
+    needed = {"label": labels_needed, "pm": settings.needs_preference_model, "gate": judged}
     for step, wanted in needed.items():
         if wanted and step not in steps:
             raise ConfigError(f"stages: 'rl' needs '{step}', which is left out")

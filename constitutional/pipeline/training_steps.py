@@ -9,7 +9,7 @@ from typing import Any
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
-from constitutional.pipeline.preference_rows import conditions, human_comparisons, labelled_rows, preference_rows
+from constitutional.pipeline.preference_rows import conditions, human_comparisons, policy_rows, preference_rows
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
 from constitutional.runs import StageResult, write_atomic
 from constitutional.training.rows import RewardRow, SftRow
@@ -135,15 +135,25 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         "lora": settings.lora.model_dump() if settings.lora else None,
         "on_log": _logger(ctx, "rl"),
     }
+    files: dict[str, Sequence[Record]] = {}
+    unused: list[Failure] = []
     if settings.algorithm == "dpo":
-        result = optimise_on_rows(ctx, labelled_rows(ctx, done), common)
+        human = human_comparisons(ctx)
+        rows = policy_rows(ctx, done, human)
+        if human or ctx.recipe.pm.rows:  # not simply the labels of the run that are not held out
+            files["rows.jsonl"] = rows.train
+            files["comparisons.jsonl"], files["preferences.jsonl"] = rows.comparisons, rows.preferences
+            unused = rows.failures
+        result = optimise_on_rows(ctx, rows.train, common)
     else:
         result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
-    _write_rows(stage.folder / "rewards.jsonl", rewards)
+    files["rewards.jsonl"] = rewards
+    for name, records in files.items():
+        _write_rows(stage.folder / name, records)
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
-    outputs = ["rewards.jsonl", "result.json", MODEL_NAMES["rl"]]
+    outputs = [*files, "result.json", MODEL_NAMES["rl"]]
     counts = {"rewards": len(rewards), **({"rows": result.rows} if result.rows else {})}
-    failed = [*result.failures, *_unrewarded(rewards)]
+    failed = [*unused, *result.failures, *_unrewarded(rewards)]
     return stage.finish(counts, outputs=outputs, failed=failed)
 
 
