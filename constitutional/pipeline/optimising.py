@@ -35,14 +35,12 @@ def rl_key(ctx: Context) -> dict[str, object]:
     if settings.algorithm == "dpo":
         return {**key, "heldout": ctx.recipe.pm.heldout}
     prompts = ctx.prompts_key(rl_prompts(ctx))
-    asked = ctx.prompts_key(probe_prompts(ctx, _all_prompts(ctx))) if settings.watch is not None else None
     return {
         **key,
-        **({"probe": asked} if asked else {}),
         "prompts": prompts,
         "temperature": _temperature(ctx),
         **rewards_key(ctx),
-        **watch_key(ctx),
+        **watch_key(ctx, _all_prompts(ctx)),
     }
 
 

@@ -67,12 +67,18 @@ def canaries(inputs: Inputs, watch: WatchSettings) -> list[Prompt]:
     return [*inputs.select("benign", "train"), *inputs.select("benign", "heldout")][: watch.canaries]
 
 
-def watch_key(ctx: Context) -> dict[str, object]:
-    """What the key of the RL stage holds of its watch besides the settings; nothing where there is none."""
+def watch_key(ctx: Context, prompts: list[Prompt]) -> dict[str, object]:
+    """What the key of the RL stage holds of its watch besides the settings; nothing where there is none.
+
+    `prompts` are all of RL, those of the watch among them.
+    """
     watch = ctx.recipe.rl.watch
     if watch is None:
         return {}
-    key: dict[str, object] = {"canaries": ctx.prompts_key(canaries(ctx, watch))}
+    key: dict[str, object] = {
+        "prompts": ctx.prompts_key(probe_prompts(ctx, prompts)),
+        "canaries": ctx.prompts_key(canaries(ctx, watch)),
+    }
     if watch.heldout == "judge":
         key |= judge_key(ctx, reward_principles(ctx, RewardSettings(kind="judge")))
     elif watch.heldout is not None and watch.heldout != "member":
