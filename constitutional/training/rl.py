@@ -19,14 +19,14 @@ from constitutional.records import Prompt
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
 from constitutional.training.lora import lora_config
-from constitutional.training.rewards import OnReward, Rewards, RewardSource
+from constitutional.training.rewards import Measured, OnReward, Rewards, RewardSource
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import save, train, training_session
 from constitutional.training.tokens import open_tokenizer
 from constitutional.training.trl_settings import Settings, checked_fields, trl_config
 from constitutional.training.watch.callback import WatchCallback
 from constitutional.training.watch.probe import Watch
-from constitutional.training.watch.watcher import open_watcher, watched
+from constitutional.training.watch.watcher import Watcher, open_watcher, watched
 
 __all__ = ["RewardRow", "RlResult", "train_rl"]
 
@@ -106,9 +106,7 @@ def train_rl(
         watcher = open_watcher(
             watching, rewards, tokenizer, watch, context=context, steps=steps, max_tokens=max_tokens, seed=seed
         )
-        reward = Rewards(
-            rewards, kept, on_reward, measured=watcher and (lambda rows: watcher.measure(gather_object(list(rows))))
-        )
+        reward = Rewards(rewards, kept, on_reward, measured=_measured(watcher))
         trainer = TRAINERS[algorithm][1](
             str(policy),
             [reward],
@@ -127,6 +125,11 @@ def train_rl(
         kept, failures, reward=reward, watch=watch, steps=done, trainable=weights.trainable, tokenizer=tokenizer
     )
     return watched(result, watcher)
+
+
+def _measured(watcher: Watcher | None) -> Measured | None:
+    """What the watcher measures of rollouts, those of all processes."""
+    return None if watcher is None else lambda rows: watcher.measure(gather_object(list(rows)))
 
 
 def rl_config(

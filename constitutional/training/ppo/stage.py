@@ -144,7 +144,7 @@ def train_ppo(
             found |= improve(model, optimizer, batch, settings=settings, accelerator=accelerator, generator=order)
             found |= {"kl_coefficient": kl, **_of_rewards(told, scores), **_of_lengths(drawn, accelerator)}
             if watcher is not None:
-                found |= watcher.measure(told)
+                found |= {"learning_rate": optimizer.param_groups[0]["lr"], **watcher.measure(told)}
             watch.record(step, steps, found)
             if watcher is not None:
                 factor = watcher.after_step(step, found, networks.actor_critic.policy, accelerator.autocast())

@@ -67,6 +67,7 @@ def lower(factor: float, optimizer: Any, scheduler: Any = None) -> None:
     if scheduler is not None:
         scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate's wrapper
         scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+        scheduler._last_lr = [rate * factor for rate in scheduler.get_last_lr()]  # what the trainer logs
 
 
 def _checkpoint(args: Any, state: Any) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import fsum
+from math import fsum, sqrt
 
 from constitutional.text_metrics import Ngram, distinct_n, repetition
 from constitutional.training.watch.phrases import boilerplate, spread
@@ -36,7 +36,7 @@ def standard_error(values: Sequence[float | None]) -> float | None:
     if len(present) < 2:
         return None
     middle = fsum(present) / len(present)
-    return (fsum((value - middle) ** 2 for value in present) / (len(present) - 1) / len(present)) ** 0.5
+    return sqrt(fsum((value - middle) ** 2 for value in present) / (len(present) - 1) / len(present))
 
 
 def mean(values: Sequence[float | None]) -> float | None:
