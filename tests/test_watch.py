@@ -181,10 +181,10 @@ class Told:
         return [answer(step=step, reward=float(step), heldout=value, text=f"{STOCK} {step}", prompt=p) for p in "ab"]
 
 
-def watcher(heldout, *rules, every=1, steps=9):
+def watcher(heldout, *rules, every=1, steps=9, **more):
     settings = WatchSettings(every=every, heldout="judge", rules=rules)
     source = SimpleNamespace(by="a judge")
-    return Watcher(Watch(settings, ("a", "b"), heldout=[source]), Told(heldout), StepWatch(), steps=steps)
+    return Watcher(Watch(settings, ("a", "b"), heldout=[source], **more), Told(heldout), StepWatch(), steps=steps)
 
 
 def walk(one, net, steps):
@@ -207,9 +207,9 @@ def test_rollback_goes_back_to_the_best_probe():
     walk(one, net, range(1, 6))
     result = one.result()
     assert (result.stopped_step, result.saved_step, result.best_step, result.best_value) == (4, 2, 2, 3.0)
-    assert float(net.weight) == 4
+    assert net.weight.item() == 4
     one.settle(net)
-    assert float(net.weight) == 2
+    assert net.weight.item() == 2
     assert result.end == (
         "stopped at step 4 of 9: probe/heldout_reward 2.4 at step 4: more than 0.5 below its peak 3 of step 2; "
         "saved is step 2"
@@ -232,7 +232,7 @@ def test_stop_keeps_the_weights_and_a_rule_of_the_steps_ends_with_a_probe():
     walk(one, net, range(1, 9))
     one.settle(net)
     result = one.result()
-    assert float(net.weight) == 3 and (result.stopped_step, result.saved_step, result.probes) == (3, 3, 2)
+    assert net.weight.item() == 3 and (result.stopped_step, result.saved_step, result.probes) == (3, 3, 2)
 
 
 def test_a_starting_policy_that_breaks_a_rule_is_no_start():
@@ -243,7 +243,8 @@ def test_a_starting_policy_that_breaks_a_rule_is_no_start():
 
 def test_a_watch_goes_on_from_its_state(tmp_path):
     values, rules = [1.0, 2.0, 3.0, 2.8, 2.6, 2.4, 9.0], (WatchRule(**FALL, times=1), WatchRule(figure="kl", above=9))
-    whole, net = watcher(values, *rules), torch.nn.Linear(1, 1, bias=False)
+    answers = []
+    whole, net = watcher(values, *rules, on_answers=answers.extend), torch.nn.Linear(1, 1, bias=False)
     whole.begin(net)
     walk(whole, net, range(1, 7))
     for cut in range(1, 5):
@@ -251,12 +252,13 @@ def test_a_watch_goes_on_from_its_state(tmp_path):
         first.begin(net)
         walk(first, net, range(1, cut + 1))
         torch.save(first.state_dict(), tmp_path / "watch.pt")
-        second = watcher(values, *rules)
+        again = []
+        second = watcher(values, *rules, on_answers=again.extend)
         second.load_state_dict(torch.load(tmp_path / "watch.pt", weights_only=True))
         walk(second, net, range(cut + 1, 7))
-        assert second.result() == whole.result()
+        assert second.result() == whole.result() and again == answers
         second.settle(net)
-        assert float(net.weight) == 2
+        assert net.weight.item() == 2
 
 
 def test_trackers_are_told_every_number_and_closed(tmp_path, monkeypatch):

@@ -19,18 +19,16 @@ STATE = "watch.pt"
 class WatchCallback(TrainerCallback):  # type: ignore[misc]
     """Probes before the first step, looks at every step's figures, lowers rates and ends the run."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
+    def __init__(self, watcher: Watcher, resumed: Path | None = None) -> None:
+        """`resumed` is the folder of the checkpoint the training goes on from."""
+        self._watcher, self._resumed = watcher, resumed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Called before the first step, or before the first one after a checkpoint."""
-        if not state.global_step:
+        if self._resumed is not None:
+            load_watch(self._watcher, self._resumed)
+        else:
             self._watcher.begin(model)
-            return
-        path = _checkpoint(args, state) / STATE
-        if not path.exists():
-            raise TrainingError(f"{path}: the checkpoint was not watched: delete it to start anew")
-        self._watcher.load_state_dict(torch.load(path, weights_only=True))
 
     def on_log(
         self,
@@ -51,11 +49,12 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
             lower(factor, optimizer, lr_scheduler)
         if self._watcher.ended:
             control.should_training_stop = True
+            control.should_save = False  # nothing is to go on from here
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called when a checkpoint was written."""
         if state.is_world_process_zero:
-            torch.save(self._watcher.state_dict(), _checkpoint(args, state) / STATE)
+            save_watch(self._watcher, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def lower(factor: float, optimizer: Any, scheduler: Any = None) -> None:
@@ -70,5 +69,18 @@ def lower(factor: float, optimizer: Any, scheduler: Any = None) -> None:
         scheduler._last_lr = [rate * factor for rate in scheduler.get_last_lr()]  # what the trainer logs
 
 
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+def save_watch(watcher: Watcher, folder: Path) -> None:
+    """Adds the watch's state to a checkpoint."""
+    torch.save(watcher.state_dict(), folder / STATE)
+
+
+def load_watch(watcher: Watcher, folder: Path) -> None:
+    """Goes on from a checkpoint.
+
+    Raises:
+        TrainingError: the run it is of was not watched.
+    """
+    path = folder / STATE
+    if not path.exists():
+        raise TrainingError(f"{folder}: a checkpoint of a run that was not watched: remove it to begin anew")
+    watcher.load_state_dict(torch.load(path, weights_only=True))

@@ -18,7 +18,7 @@ from constitutional.training.rewards import RewardSource
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.watch.figures import answer_figures
 from constitutional.training.watch.phrases import different, holders, spread
-from constitutional.training.watch.probe import Probe, Watch, probe_figures
+from constitutional.training.watch.probe import Probe, ProbeAnswer, Watch, probe_figures
 from constitutional.training.watch.records import Phrase, WatchEvent, WatchResult
 from constitutional.training.watch.rules import Rules
 from constitutional.watch_settings import WatchRule
@@ -36,6 +36,7 @@ class Watcher:
         self._rules = Rules(watch.settings.rules)
         self._keeps = any(rule.action == "rollback" for rule in watch.settings.rules)
         self._events: list[WatchEvent] = []
+        self._answers: list[ProbeAnswer] = []
         self._start: dict[str, float | None] = {}
         self._before: dict[Ngram, float] = {}
         self._phrases: tuple[Phrase, ...] = ()
@@ -133,6 +134,7 @@ class Watcher:
         """All a resumed run needs, for a checkpoint: plain values and tensors."""
         return {
             "rules": self._rules.state(),
+            "answers": [answer.to_json() for answer in self._answers],
             "events": [event.to_json() for event in self._events],
             "phrases": [phrase.to_json() for phrase in self._phrases],
             "start": dict(self._start),
@@ -144,7 +146,8 @@ class Watcher:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint's state."""
+        """Goes on from a checkpoint's state; `on_answers` is told again, events and figures stand in the logs."""
+        self._tell_answers([ProbeAnswer.model_validate_json(line) for line in state["answers"]])
         self._rules.restore(state["rules"])
         self._events = [WatchEvent.model_validate_json(line) for line in state["events"]]
         self._phrases = tuple(Phrase.model_validate_json(line) for line in state["phrases"])
@@ -169,8 +172,7 @@ class Watcher:
         self._unscored += sum(answer.error is not None for answer in answers)
         self._value = found["probe/heldout_reward" if self._watch.heldout else "probe/reward"]
         self._told.record(step, self._steps, {name: value for name, value in found.items() if value is not None})
-        if self._watch.on_answers is not None and PartialState().is_main_process:
-            self._watch.on_answers(answers)
+        self._tell_answers(answers)
         return self._rules.judge(step, found)
 
     def _keep(self, net: Any, step: int) -> None:
@@ -181,6 +183,11 @@ class Watcher:
         self._best_step, self._best_value = step, self._value
         if self._keeps:
             self._best = {name: weight.detach().to("cpu", copy=True) for name, weight in _trained(net).items()}
+
+    def _tell_answers(self, answers: Sequence[ProbeAnswer]) -> None:
+        self._answers += answers
+        if self._watch.on_answers is not None and PartialState().is_main_process:
+            self._watch.on_answers(answers)
 
     def _tell(self, fired: Sequence[tuple[WatchRule, WatchEvent]]) -> None:
         for _, event in fired:
