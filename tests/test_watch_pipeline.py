@@ -63,7 +63,7 @@ def test_a_watched_run_says_what_ended_it(place: Path) -> None:  # noqa: F811
     assert "The watch over RL" in page and "stopped at step 2 of 4" in page and "saved is step 0" in page
     assert "Probes: held-out reward" in page and "Probes: refusals of benign prompts" in page
     assert 'class="chance" x1="350.0"' in page  # the rule is marked at the last step of the curve of KL
-    assert "stopped at step 2 of 4" in (stage.folder / "rl-cai" / "README.md").read_text()
+    assert "stopped at step 2 of 4" in (place / "watched" / "models" / "rl-cai.md").read_text()
     curves = {curve["figure"] for curve in json.loads((place / "watched" / "report.json").read_text())["curves"]}
     assert {"probe/gap", "probe/heldout_reward", "boilerplate", "entropy", "kl"} <= curves
     again, _ = run(place, recipe + ", report_to: []", ENSEMBLE, BENIGN, out="watched")
