@@ -71,12 +71,16 @@ def test_a_watched_run_says_what_ended_it(place: Path) -> None:  # noqa: F811
 
 
 def test_curves_of_the_principles_and_a_judge_that_holds_out(place: Path) -> None:  # noqa: F811
-    recipe = f"algorithm: grpo, {DRAWS}, rewards: [{{kind: check}}], {watch(heldout='judge', canaries=0)}"
-    _, stage = run(place, recipe.replace("steps: 4", "steps: 1"), "stages=[gate, rl]", out="judged")
+    benign(place)
+    rewards = "rewards: [{kind: check}, {kind: preference_model}]"
+    recipe = f"algorithm: grpo, {DRAWS}, {rewards}, {watch(heldout='judge', canaries=0)}".replace(
+        "steps: 4", "steps: 1"
+    )
+    _, stage = run(place, recipe, ENSEMBLE, BENIGN, out="watched")
     result, _ = told(stage)
-    assert result.watch is not None and result.watch.end is None and set(stage.manifest.inputs) == {"gate"}
+    assert result.watch is not None and result.watch.end is None and set(stage.manifest.inputs) == {"gate", "pm"}
     assert {"graded", "judge", "template", "prompts", "canaries"} <= set(stage.manifest.settings["watch"])
-    page = (place / "judged" / "report.html").read_text("utf-8")
+    page = (place / "watched" / "report.html").read_text("utf-8")
     assert "Probes: whole@1.0.0" in page and "No rule ended the run." in page
 
 
