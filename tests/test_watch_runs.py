@@ -6,6 +6,8 @@ nothing is optimised against, likes digits too, but not answers made of those th
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from rl_tasks import PROMPTS, SMALL, policy_folder, prompt
@@ -86,9 +88,15 @@ def game(algorithm, policy, output, seed, *rules):
 FALL = WatchRule(figure="probe/heldout_reward", fall_share=0.03)
 
 
+@pytest.fixture(scope="module")
+def stopped(policy, tmp_path_factory):
+    """The run of each algorithm under the rule, made once."""
+    return cache(lambda algorithm: game(algorithm, policy, tmp_path_factory.mktemp("games") / "rl", 0, FALL))
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
-def test_a_gamed_preference_model_is_left_before_a_tenth_is_lost(policy, tmp_path, algorithm):
-    result, probes = game(algorithm, policy, tmp_path / "rl", 0, FALL)
+def test_a_gamed_preference_model_is_left_before_a_tenth_is_lost(stopped, algorithm):
+    result, probes = stopped(algorithm)
     heldout = [row["probe/heldout_reward"] for row in probes.values()]
     assert result.watch.stopped_step == result.steps == max(probes) < 40
     assert result.watch.end.startswith(f"stopped at step {result.steps} of 40: probe/heldout_reward")
@@ -98,10 +106,10 @@ def test_a_gamed_preference_model_is_left_before_a_tenth_is_lost(policy, tmp_pat
     assert [event.action for event in result.watch.events] == ["stop"]
 
 
-def test_nobody_would_have_noticed(policy, tmp_path):
+def test_nobody_would_have_noticed(policy, stopped, tmp_path):
     """The control: the same run without the rule, which until then is the same to the last bit."""
     result, alone = game("ppo", policy, tmp_path / "alone", 0)
-    _, probes = game("ppo", policy, tmp_path / "stopped", 0, FALL)
+    _, probes = stopped("ppo")
     heldout = [row["probe/heldout_reward"] for row in alone.values()]
     assert result.watch.end is None and result.watch.events == () and len(alone) == 41
     assert heldout[-1] < 0.6 * max(heldout) and alone[40]["probe/reward"] == max(
