@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from constitutional.errors import nearest
 from constitutional.loop_settings import PerplexitySettings, PromotionSettings
 from constitutional.records import Mode, PromptKind, Record
+from constitutional.watch_settings import WatchSettings
 
 StageName = Literal["revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate"]
 READS_NO_PROMPTS: frozenset[StageName] = frozenset({"sample", "gate", "judge"})
@@ -20,6 +21,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Algorithm = Literal["ppo", "grpo", "rloo", "dpo", "best_of_n"]
 CriticKind = Literal["preference_model", "policy", "head"]
 RewardKind = Literal["preference_model", "judge", "check"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 def _spec(value: str) -> str:
@@ -364,13 +366,13 @@ class DpoSettings(Record):
     labels: Literal["soft", "hard"] = "soft"
 
 
-_DRAWS = ("steps", "kl", "generations", "prompts_per_step", "max_tokens", "rewards")
+_DRAWS = ("steps", "kl", "generations", "prompts_per_step", "max_tokens", "rewards", "watch")
 USED_BY: dict[str, tuple[str, ...]] = {
-    "grpo": (*_DRAWS, "lora", "trl"),
-    "rloo": (*_DRAWS, "lora", "trl"),
-    "ppo": (*_DRAWS, "lora", "ppo"),
-    "dpo": ("lora", "trl", "dpo"),
-    "best_of_n": ("generations", "max_tokens", "rewards", "lora", "trl"),
+    "grpo": (*_DRAWS, "lora", "trl", "report_to"),
+    "rloo": (*_DRAWS, "lora", "trl", "report_to"),
+    "ppo": (*_DRAWS, "lora", "ppo", "report_to"),
+    "dpo": ("lora", "trl", "dpo", "report_to"),
+    "best_of_n": ("generations", "max_tokens", "rewards", "lora", "trl", "report_to"),
 }
 """What each algorithm of `rl` looks at; naming anything else beside it is refused."""
 
@@ -379,7 +381,8 @@ class RlSettings(Record):
     """The policy against its reward; `kl` weighs the divergence from SL-CAI.
 
     Without `rewards` the preference model alone rewards. `trl` holds fields of the algorithm's TRL config (of
-    `SFTConfig` for `best_of_n`, which fine-tunes on the best of `generations` answers to each prompt).
+    `SFTConfig` for `best_of_n`, which fine-tunes on the best of `generations` answers to each prompt). `report_to`
+    sends every logged figure to trackers, too, and is no part of what the stage is known by.
     """
 
     algorithm: Algorithm = "rloo"
@@ -389,6 +392,8 @@ class RlSettings(Record):
     prompts_per_step: Count = 4
     max_tokens: Count = 64
     rewards: tuple[RewardSettings, ...] = ()
+    watch: WatchSettings | None = None
+    report_to: tuple[Tracker, ...] = ()
     lora: LoraSettings | None = None
     trl: dict[str, Scalar] = Field(default_factory=dict)
     ppo: PpoSettings | None = None
@@ -423,6 +428,8 @@ class RlSettings(Record):
             )
         if sum(part.kind == "preference_model" for part in self.rewards) > 1:
             raise ValueError("rewards: the preference model is named twice")
+        if self.watch is not None and self.kl == 0 and any(rule.figure == "kl" for rule in self.watch.rules):
+            raise ValueError("watch.rules: with kl 0 there is no reference to measure kl against")
         return self
 
     @model_serializer(mode="wrap")
@@ -433,7 +440,12 @@ class RlSettings(Record):
             fields["ppo"] = PpoSettings().model_dump()
         if self.algorithm == "dpo" and self.dpo is None:
             fields["dpo"] = DpoSettings().model_dump()
-        absent = {"rewards": not self.rewards, "lora": self.lora is None}
+        absent = {
+            "rewards": not self.rewards,
+            "lora": self.lora is None,
+            "watch": self.watch is None,
+            "report_to": not self.report_to,
+        }
         used = ("algorithm", *USED_BY[self.algorithm])
         return {name: value for name, value in fields.items() if name in used and not absent.get(name)}
 

@@ -46,6 +46,7 @@ from constitutional.pipeline.preflight import (
 from constitutional.pipeline.rewarding import check_rewards
 from constitutional.pipeline.rounds import check_folder, check_rounds, run_rounds
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
+from constitutional.pipeline.watching import check_watch
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
 from constitutional.settings import Recipe
@@ -231,6 +232,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     check_label(inputs, steps)
     check_human_preferences(inputs, steps)
     check_rewards(inputs, steps)
+    check_watch(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
     check_perplexity(inputs, steps)

@@ -13,6 +13,7 @@ from constitutional.pipeline.preference_rows import conditions, human_comparison
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
 from constitutional.runs import StageResult, write_atomic
 from constitutional.training.rows import RewardRow, SftRow
+from constitutional.training.watch.trackers import trackers
 
 
 def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -128,26 +129,31 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     if (finished := stage.result()) is not None:
         return finished
     rewards: list[RewardRow] = []
+    probes: list[Record] = []
     common: dict[str, Any] = {
         "policy": _weights_of(ctx.trained(done, "sft")),
         "output": stage.folder / MODEL_NAMES["rl"],
         "seed": ctx.recipe.seed,
         "lora": settings.lora.model_dump() if settings.lora else None,
-        "on_log": _logger(ctx, "rl"),
     }
     files: dict[str, Sequence[Record]] = {}
     unused: list[Failure] = []
-    if settings.algorithm == "dpo":
-        human = human_comparisons(ctx)
-        rows = policy_rows(ctx, done, human)
-        if human or ctx.recipe.pm.rows:  # not simply the labels of the run that are not held out
-            files["rows.jsonl"] = rows.train
-            files["comparisons.jsonl"], files["preferences.jsonl"] = rows.comparisons, rows.preferences
-            unused = rows.failures
-        result = optimise_on_rows(ctx, rows.train, common)
-    else:
-        result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
+    with trackers(settings.report_to, ctx.recipe.name, ctx.folder.path / "tracking") as track:
+        common["on_log"] = _logger(ctx, "rl", track)
+        if settings.algorithm == "dpo":
+            human = human_comparisons(ctx)
+            rows = policy_rows(ctx, done, human)
+            if human or ctx.recipe.pm.rows:  # not simply the labels of the run that are not held out
+                files["rows.jsonl"] = rows.train
+                files["comparisons.jsonl"], files["preferences.jsonl"] = rows.comparisons, rows.preferences
+                unused = rows.failures
+            result = optimise_on_rows(ctx, rows.train, common)
+        else:
+            rewarded = {**common, "on_reward": rewards.extend}
+            result = optimise_on_rewards(ctx, done, rl_prompts(ctx), rewarded, probes.extend)
     files["rewards.jsonl"] = rewards
+    if settings.watch is not None:
+        files["probes.jsonl"] = probes
     for name, records in files.items():
         _write_rows(stage.folder / name, records)
     write_atomic(stage.folder / "result.json", result.to_json() + "\n")
@@ -184,11 +190,14 @@ def _write_rows(path: Path, rows: Iterable[Record]) -> None:
     write_atomic(path, "".join(row.to_json() + "\n" for row in rows))
 
 
-def _logger(ctx: Context, stage: str) -> Callable[[dict[str, Any]], None]:
-    """Every log of a trainer goes to metrics.jsonl; its step and loss to the display."""
+def _logger(
+    ctx: Context, stage: str, track: Callable[[dict[str, Any]], None] = lambda row: None
+) -> Callable[[dict[str, Any]], None]:
+    """Every log of a trainer goes to metrics.jsonl and to `track`; its step and loss to the display."""
 
     def log(row: dict[str, Any]) -> None:
         ctx.folder.metric(stage=stage, **row)
+        track(row)
         if "step" in row and "steps" in row:
             note = f"loss {row['loss']:.3f}" if isinstance(row.get("loss"), float) else ""
             if isinstance(row.get("reward"), float):
