@@ -24,13 +24,15 @@ from constitutional.backends.tokens import (
     first_line,
     load_tokenizer,
 )
+from constitutional.backends.tree_attention import attend_in_blocks, block_mask
 from constitutional.backends.tree_mask import attends_fully, tree_mask
 from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Completion, Dialogue, Sampling
 
-TREE_NODES = 1_024
-"""Most tokens in one judging forward: matrix products are at full speed, the dense mask still costs nothing."""
+TREE_NODES = {"cpu": 4_096, "cuda": 1_024}
+"""Most tokens in one judging forward. On a CPU attention is computed in blocks and the bound is one of memory; on a GPU
+the mask is dense, and still costs nothing at this size."""
 
 HEAD_ROWS = 128
 """Rows of logits in float32 held at once (128 x 152k vocabulary = 78 MB)."""
@@ -69,7 +71,9 @@ class LocalBackend:
             compute_in_float32(self._net)
         self.context = context_of(self._net.config)
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
-        self._tree_nodes = TREE_NODES if attends_fully(self._net.config) else 0
+        self._tree_nodes = TREE_NODES[self.device] if attends_fully(self._net.config) else 0
+        if self._tree_nodes and self.device == "cpu":
+            attend_in_blocks(self._net)
         self.model = model
         self._stop_ids = stop_ids(self._net, self.tokenizer)
 
@@ -149,7 +153,9 @@ class LocalBackend:
         return [float(v) for v in (logits[rows, tokens].float() - normaliser[rows]).tolist()]
 
     def _tree_mask(self, pack: Pack) -> torch.Tensor | None:
-        return tree_mask(pack.parent).to(self.device) if self._tree_nodes else None
+        if not self._tree_nodes:
+            return None
+        return block_mask(pack.parent) if self.device == "cpu" else tree_mask(pack.parent).to(self.device)
 
     def _check_room(self, needed: int) -> None:
         if needed > self.context:
