@@ -48,7 +48,9 @@ def some_principles(count: int) -> list[Principle]:
         principle
         if i < len(found)
         else principle.model_copy(
-            update={"comparison_request": f"Looked at for the {i // len(found) + 1}th time: {principle.comparison_request}"}
+            update={
+                "comparison_request": f"Looked at for the {i // len(found) + 1}th time: {principle.comparison_request}"
+            }
         )
         for i, principle in ((i, found[i % len(found)]) for i in range(count))
     ]

@@ -18,7 +18,18 @@ import argparse
 import statistics
 from typing import Any
 
-from engine_cases import DATA, batches, judge_pack, left_padded, matrices, matrix_rate, questions, real_pairs, some_principles, timed
+from engine_cases import (
+    DATA,
+    batches,
+    judge_pack,
+    left_padded,
+    matrices,
+    matrix_rate,
+    questions,
+    real_pairs,
+    some_principles,
+    timed,
+)
 
 from constitutional.backends import open_backend
 from constitutional.backends.prefix_tree import pack_sequences
@@ -90,7 +101,9 @@ def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace
         tuple(statistics.median(values) for values in zip(*seconds[way], strict=True)) for way in ("ours", "plain")
     )
     needed = sum(len(p.tokens) for p in pack_sequences(prompts, [[*map(list, options)]] * len(prompts), 2**60))
-    computed = sum(len(p.tokens) for p in pack_sequences(prompts, [[*map(list, options)]] * len(prompts), backend._tree_nodes))
+    computed = sum(
+        len(p.tokens) for p in pack_sequences(prompts, [[*map(list, options)]] * len(prompts), backend._tree_nodes)
+    )
     work = 2 * needed * sum(w.numel() for w in matrices(backend._net)) / 1e9
     wall_rate, busy_rate = (max(values) for values in zip(*rates, strict=True))
     print(f"{backend.model}, {layout}: {len(asked)} judgments, {sum(map(len, rows)) / len(rows):.0f} tokens each")
@@ -103,7 +116,10 @@ def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace
         f"{work / our_busy / busy_rate:.0%} of {busy_rate:.0f} by CPU"
     )
     if dtype == "float32":
-        print(f"  greatest difference from a forward of each alone: {largest_difference(backend, prompts, options, answers['ours']):.1e}", flush=True)
+        print(
+            f"  greatest difference from a forward of each alone: {largest_difference(backend, prompts, options, answers['ours']):.1e}",
+            flush=True,
+        )
 
 
 def largest_difference(backend: Any, prompts: list[list[int]], options: list[list[int]], ours: list[Any]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from constitutional.backends import Likelihood
 from constitutional.backends.cpu import prepare_process
 from constitutional.backends.decoding import decode
+from constitutional.backends.kept import KeptDialogues
 from constitutional.backends.padded import generate_padded
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import (
@@ -76,6 +78,7 @@ class LocalBackend:
             attend_in_blocks(self._net)
         self.model = model
         self._stop_ids = stop_ids(self._net, self.tokenizer)
+        self._kept: KeptDialogues | None = None
 
     def room(self, dialogue: Dialogue) -> int:
         """Tokens left in the context window after the dialogue."""
@@ -88,11 +91,20 @@ class LocalBackend:
             self._check_room(len(prompt) + sampling.max_tokens)
         started = time.perf_counter()
         if self._tree_nodes:
-            written = decode(self._net, prompts, sampling, partial(self._finished, sampling.stop))
+            written = decode(self._net, prompts, sampling, partial(self._finished, sampling.stop), self._kept)
         else:
             written = generate_padded(self._net, self.tokenizer, prompts, sampling, self._stop_ids)
         seconds = (time.perf_counter() - started) / max(1, len(prompts))
         return [self._completion(ids, len(p), sampling, seconds) for ids, p in zip(written, prompts, strict=True)]
+
+    @contextmanager
+    def keep_dialogues(self) -> Iterator[None]:
+        """Within it, a dialogue that continues one of an earlier call is read from where that one ended."""
+        outer, self._kept = self._kept, self._kept or KeptDialogues()
+        try:
+            yield
+        finally:
+            self._kept = outer
 
     def _finished(self, stop: Sequence[str], ids: list[int]) -> bool:
         if ids[-1] in self._stop_ids or not stop:
