@@ -1,4 +1,4 @@
-"""What the engine's benchmarks ask, and the machine's own rates they are held against. Real pairs, read where present."""
+"""What the engine's benchmarks ask, and the machine's own rates they are held against."""
 
 from __future__ import annotations
 
@@ -144,3 +144,12 @@ def matrix_rate(net: Any, dtype: str, tokens: int = 1024, repeats: int = 9) -> t
         found = [timed(product) for _ in range(repeats)]
     work = 2 * tokens * sum(w.numel() for w in weights) / 1e9
     return work / min(wall for wall, _ in found), work / min(busy for _, busy in found)
+
+
+def memory_rate(megabytes: int = 512, repeats: int = 5) -> float:
+    """GB/s at which this process reads memory, by the clock: the sum of an array that fits no cache twice over."""
+    import torch
+
+    array = torch.ones(megabytes * 2**18, dtype=torch.float32)
+    array.sum()
+    return array.numel() * 4 / min(timed(array.sum)[0] for _ in range(repeats)) / 1e9
