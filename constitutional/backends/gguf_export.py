@@ -128,7 +128,7 @@ def _tensors(folder: Path, open_files: ExitStack) -> dict[str, Any]:
     from safetensors import safe_open
 
     found = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _weight_files(folder):
         stored = open_files.enter_context(safe_open(path, framework="pt"))  # type: ignore[no-untyped-call]
         for name in stored.keys():  # noqa: SIM118
             layer = _LAYER.fullmatch(name)
@@ -137,6 +137,16 @@ def _tensors(folder: Path, open_files: ExitStack) -> dict[str, Any]:
                 raise BackendError(f"{folder}: tensor '{name}' is of no whole language model: nothing exported")
             found[target] = (stored, name)
     return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files transformers would load: one whole one, else those the index names; others may be left from before."""
+    if (whole := folder / "model.safetensors").is_file():
+        return [whole]
+    if (index := folder / "model.safetensors.index.json").is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / Path(name).name for name in sorted(names)]
+    return sorted(folder.glob("*.safetensors"))
 
 
 def _write_tensors(

@@ -29,7 +29,7 @@ def write_tokenizer(writer: Any, tokenizer: Any, size: int) -> None:
     """
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     model, splitting = whole["model"], _splitting(whole.get("pre_tokenizer"))
-    # llama.cpp leaves out the composing of letters and accents (NFC) that qwen2 asks for; typed text is composed already
+    # llama.cpp leaves out the composing of letters and accents (NFC) that qwen2 asks for; typed text is composed
     composed = (whole.get("normalizer") or {"type": "NFC"})["type"] == "NFC"
     if model.get("type") != "BPE" or model.get("byte_fallback") or splitting is None or not composed:
         raise BackendError("only byte-level BPE tokenizers that llama.cpp knows can be exported to GGUF")
