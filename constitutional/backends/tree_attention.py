@@ -87,12 +87,12 @@ def tree_attention(
     output = value.new_empty(1, tokens, heads, value.shape[3])
     places = output[0].view(tokens, shared, heads // shared, value.shape[3]).permute(1, 2, 0, 3)
     for block in blocks:
-        some = [
+        keys, values = (
             stored[0].index_select(1, block.seen)[:, None].expand(-1, heads // shared, -1, -1)
             for stored in (key, value)
-        ]
+        )
         places[:, :, block.start : block.end] = torch.nn.functional.scaled_dot_product_attention(
-            queries[:, :, block.start : block.end], *some, attn_mask=block.mask, scale=scaling
+            queries[:, :, block.start : block.end], keys, values, attn_mask=block.mask, scale=scaling
         )
     return output, None
 
