@@ -129,7 +129,7 @@ def _tensors(folder: Path, open_files: ExitStack) -> dict[str, Any]:
 
     found = {}
     for path in _weight_files(folder):
-        stored = open_files.enter_context(safe_open(path, framework="pt"))  # type: ignore[no-untyped-call]
+        stored = open_files.enter_context(safe_open(path, framework="pt"))
         for name in stored.keys():  # noqa: SIM118
             layer = _LAYER.fullmatch(name)
             known = f"blk.{layer[1]}.{_PARTS[layer[2]]}.{layer[3]}" if layer and layer[2] in _PARTS else None
