@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from rl_tasks import PROMPTS, SMALL, digits_source
+from rl_tasks import PROMPTS, SMALL, letters_source
 
 from constitutional.settings import PpoSettings
 from constitutional.training.ppo.stage import train_ppo
@@ -18,7 +18,7 @@ def main(policy: str, output: str) -> None:
     result = train_ppo(
         PROMPTS,
         policy=policy,
-        rewards=[digits_source()],
+        rewards=[letters_source()],
         preference_model=None,
         output=output,
         settings=PpoSettings(critic="policy", learning_rate=1e-3, minibatches=1, epochs=2),

@@ -31,6 +31,15 @@ def digits_source(weight: float = 1.0) -> RewardSource:
     return by_check(ASKED, Check("digits", digits, "check:digits"), weight)
 
 
+def letters(conversation: object, response: str) -> float:
+    """The share of the answer that is small letters: never alike for all answers of an untrained policy."""
+    return sum("a" <= character <= "z" for character in response) / len(response)
+
+
+def letters_source(weight: float = 1.0) -> RewardSource:
+    return by_check("letters@1.0.0", Check("letters", letters, "check:letters"), weight)
+
+
 PROMPTS = [prompt(f"How {i}?") for i in range(6)]
 
 

@@ -11,8 +11,9 @@ from recipes import write_recipe
 from typer.testing import CliRunner
 
 from constitutional.audit.current import open_view
+from constitutional.audit.measures.change_plan import Plan, judge_anew, plan
 from constitutional.audit.measures.change_records import VersionDiff
-from constitutional.audit.measures.changes import Plan, compare_versions, judge_anew, plan
+from constitutional.audit.measures.changes import compare_versions
 from constitutional.cli.app import app
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, RunError

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from rl_tasks import PROMPTS, digits, digits_source, policy_folder
+from rl_tasks import PROMPTS, letters, letters_source, policy_folder
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
@@ -215,7 +215,7 @@ def test_best_of_n_trains_on_the_best_of_each_prompt(policy, tmp_path, monkeypat
     result = train_best_of_n(
         PROMPTS,
         policy=policy,
-        rewards=[digits_source()],
+        rewards=[letters_source()],
         output=tmp_path / "rl",
         generations=8,
         max_tokens=4,
@@ -227,7 +227,7 @@ def test_best_of_n_trains_on_the_best_of_each_prompt(policy, tmp_path, monkeypat
     assert len(rows) == result.completions == 48 and result.rows == len(seen) == 6
     for prompt, taken in zip(PROMPTS, seen, strict=True):
         answers = [r.completion for r in rows if r.prompt_id == prompt.id and r.completion.strip()]
-        assert taken.source_id == prompt.id and taken.completion == max(answers, key=lambda text: digits((), text))
+        assert taken.source_id == prompt.id and taken.completion == max(answers, key=lambda text: letters((), text))
     scores = [r.score for r in rows if r.score is not None]
     assert result.first_reward == pytest.approx(sum(scores) / len(scores))
     assert (tmp_path / "rl" / "model.safetensors").exists()

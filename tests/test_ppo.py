@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
-from rl_tasks import PROMPTS, SMALL, digits_source, policy_folder, prompt
+from rl_tasks import PROMPTS, SMALL, letters_source, policy_folder, prompt
 from safetensors.torch import load_file
 from tiny_model import save_tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -189,7 +189,7 @@ def run(policy, preference_model, tmp_path):
                 **SMALL,
                 "policy": policy,
                 "preference_model": preference_model,
-                "rewards": [digits_source()],
+                "rewards": [letters_source()],
                 "output": tmp_path / "rl",
                 "settings": PpoSettings(**given),
                 **keywords,
@@ -209,7 +209,7 @@ def test_a_run_is_traceable_and_starts_at_the_reference(run, policy, tmp_path, c
     assert (result.steps, result.completions, result.groups, result.prompts) == (2, 16, 2, 6)  # a step is a group
     assert [row.prompt_id for row in rows] == [p.id for p in PROMPTS[:4] for _ in range(4)]
     assert {(part.name, part.kind, part.by) for row in rows for part in row.parts} == {
-        ("digits@1.0.0", "check", "check:digits")
+        ("letters@1.0.0", "check", "check:letters")
     }
     first = [row.score for row in rows if row.step == 1 and row.score is not None]
     assert result.first_reward == logs[0]["reward"] == pytest.approx(sum(first) / len(first))
@@ -239,13 +239,13 @@ def judged(fails):
 
 def test_a_rollout_the_judge_cannot_grade_is_left_out_and_counted(run):
     logs, rows = [], []
-    result = run(rewards=[digits_source(), judged(lambda i: i % 3 == 0)], on_log=logs.append, on_reward=rows.extend)
+    result = run(rewards=[letters_source(), judged(lambda i: i % 3 == 0)], on_log=logs.append, on_reward=rows.extend)
     failed = [row for row in rows if any(part.error for part in row.parts)]
     assert failed and all(row.score is None for row in failed)
     assert result.unrewarded == len(failed) == sum(entry["unrewarded"] for entry in logs)
     whole = next(row for row in rows if row.score is not None)
     assert whole.score == pytest.approx(sum(part.weight * part.score for part in whole.parts))
-    assert {part.name for part in whole.parts} == {"digits@1.0.0", "kind@1.0.0"}
+    assert {part.name for part in whole.parts} == {"letters@1.0.0", "kind@1.0.0"}
     assert logs[0]["rewards/kind@1.0.0/mean"] > 0
 
 

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_told_by_how_much_as_a_run_would_find(tmp_path: Pat
     told = call(template, "--principle", "honest", *slots, "--model", f"local:{small}", code=1)
     if template == "critique":
         (reason,) = generate_fitting(backend, [question.dialogue], Sampling(max_tokens=128))
-        over = int(str(reason).split()[0])
+        over = int(reason.message.split()[0])
     else:
         over = OPTION_TOKENS - backend.room(question.dialogue)
     assert f"too long by {over} tokens" in told and "nothing is cut" in told

@@ -111,7 +111,8 @@ def diff_command(
     where it stopped. Of a principle that is code its check answers: it is imported, which executes its code.
     """
     from constitutional.audit.current import open_view
-    from constitutional.audit.measures.changes import compare_versions, judge_anew, plan
+    from constitutional.audit.measures.change_plan import judge_anew, plan
+    from constitutional.audit.measures.changes import compare_versions
     from constitutional.audit.measures.changes_terminal import cost_line, diff_lines
     from constitutional.cli.testing import open_own_ledger
     from constitutional.constitution import load_composed
@@ -180,12 +181,12 @@ def _confirm() -> None:
 
 
 def console() -> Any:
-    """Where tables go: a terminal as wide as it is, else 100 columns."""
+    """Where tables go: a terminal as wide as it is, else one that holds the widest table."""
     from rich.console import Console
 
-    from constitutional.audit.measures.terminal import WIDTH
+    from constitutional.audit.measures.terminal import TABLE_WIDTH
 
-    return Console(width=None if Console().is_terminal else WIDTH, highlight=False)
+    return Console(width=None if Console().is_terminal else TABLE_WIDTH, highlight=False)
 
 
 def add(app: typer.Typer) -> None:

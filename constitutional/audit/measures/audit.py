@@ -135,7 +135,7 @@ def _principle_audits(
                 with_others=others[s],
                 influence=worth[s],
                 reach=Reach(
-                    asked=rate(len(mine), asked_by[judge]),
+                    asked=rate(len(mine), asked_by.get(judge, 0)),
                     opinion=rate(own[s].opinions, len(mine)),
                     not_applicable=rate(int(table.cells.left_out[mine].sum()), len(mine)),
                 ),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.records import Estimate
 from constitutional.statistics import Interval
+from constitutional.statistics.clustered import expanded_confidence
 from constitutional.statistics.intervals import score_interval
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ class Bootstrap:
 def interval(draws: Array, value: float, prompts: int, low: float, high: float) -> Interval | None:
     """The percentile interval of one figure; where every draw is the same, the score interval with prompts as trials.
 
+    Percentiles are read at `expanded_confidence`: plain ones are too narrow where prompts are few.
+
     Args:
         draws: the figure under every draw; NaN where it was over nothing.
         value: the figure.
@@ -157,7 +160,8 @@ def interval(draws: Array, value: float, prompts: int, low: float, high: float) 
     finite = draws[np.isfinite(draws)]
     if not len(finite) or prompts < 1:
         return None
-    ends = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    wide = expanded_confidence(CONFIDENCE, prompts) if prompts > 1 else CONFIDENCE
+    ends = np.quantile(finite, [(1 - wide) / 2, (1 + wide) / 2])
     if finite.max() - finite.min() > _FLAT:
         return Interval(low=float(ends[0]), high=float(ends[1]))
     if not np.isfinite(high - low):
