@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Constitutional AI: from a constitution to a trained, audited model, every judgment traceable.",
 )
-models = typer.Typer(no_args_is_help=True, help="The embedded models: list and fetch.")
+models = typer.Typer(no_args_is_help=True, help="Models: list and fetch the embedded ones, export trained ones.")
 app.add_typer(models, name="models")
 app.add_typer(ledger, name="ledger")
 
@@ -240,3 +240,18 @@ def fetch_model(
 
     for name in names:
         fetch_command(name)
+
+
+@models.command("export")
+def export_model(
+    folder: Annotated[Path, typer.Argument(help="A whole model folder, such as models/rl-cai of a run.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT")],
+    file_format: Annotated[str, typer.Option("--format", help="gguf, for llama.cpp, Ollama and openvino:.")] = "gguf",
+    kind: Annotated[
+        str, typer.Option("--type", help="What matrices are stored as: f32 (loses nothing), f16 or q8_0.")
+    ] = "f32",
+) -> None:
+    """Write a trained model as one file for other engines: llama or qwen2, with tokenizer and chat template."""
+    from constitutional.cli.exporting import export_command
+
+    export_command(folder, out, file_format, kind)
