@@ -84,7 +84,7 @@ def run(
     """Run a recipe; a run that was interrupted goes on where it stopped."""
     from constitutional.cli.running import run_command
 
-    calling = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+    calling: dict[str, object] = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
     calling["engine"] = chosen_engine(engine, address, workers, shard, calling)
     run_command(recipe, out, sets or [], limit, prompts, until, display, accept_constitution, **calling)
 
@@ -110,7 +110,7 @@ def _step_command(name: str, what: str) -> None:
     ) -> None:
         from constitutional.cli.running import run_command
 
-        calling = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+        calling: dict[str, object] = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
         calling["engine"] = chosen_engine(engine, address, workers, shard, calling)
         run_command(recipe, out, sets or [], limit, prompts, name, display, accept_constitution, **calling)
 

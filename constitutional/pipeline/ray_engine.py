@@ -23,7 +23,7 @@ from constitutional.parallel import Crew, WorkerLostError
 from constitutional.pipeline.context import Inputs
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.runs import RunFolder, StageResult
-from constitutional.runs.engine import Chunks, Made, StageName
+from constitutional.runs.engine import Chunks, Here, Made, StageName
 from constitutional.runs.manifest import package_versions
 
 ON_A_DEVICE = ("local", "embedded", "model")
@@ -80,6 +80,9 @@ class RayEngine:
         Raises:
             ConstitutionalError: what making a chunk raised; workers die at one, or differ from this machine.
         """
+        if chunks.here:
+            yield from Here().make(stage, chunks, missing)
+            return
         if not missing:
             return
         if self._workers is None:

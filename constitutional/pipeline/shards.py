@@ -1,7 +1,7 @@
 """`--shard i/n`: a run that makes every n-th chunk of its first unfinished stage and stops.
 
 For clusters without Ray: each machine has its own copy of the run folder, and `constitutional merge` brings the chunks
-together. Only the merged folder finishes a stage: what later stages read was then built once, and not once a machine.
+together. What a stage reads must have been finished once, in the folder that was copied, and not once a machine.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class ShardEngine:
 
     def __init__(self, shard: Shard, folder: RunFolder) -> None:
         self._shard, self._folder, self._number = shard, folder, 0
+        self._finished: set[str] = set()
+        """Keys of stages that this folder finishes itself."""
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
         """A step begins.
@@ -66,14 +68,22 @@ class ShardEngine:
             raise RunError(f"{step}: training is not done in chunks: run it in the merged folder, without --shard")
 
     def make(self, stage: StageName, chunks: Chunks, missing: Sequence[int]) -> Iterator[tuple[int, Made]]:
-        """Makes the shard's own chunks.
+        """Makes the shard's own chunks. A stage of which none is missing is finished, and the next one is begun.
 
         Raises:
             ShardDone: they are made.
+            RunError: the stage reads one that every shard would finish for itself.
         """
+        if chunks.here or not missing:
+            self._finished.add(stage.key)
+            yield from Here().make(stage, chunks, missing)
+            return
+        if not self._finished.isdisjoint(stage.reads):
+            raise RunError(
+                f"{stage.name}: reads a step that only the run folder may finish: give the command of the step before "
+                "there, without --shard, and copy the folder to the shards anew"
+            )
         shard, count = self._shard, len(chunks)
-        if not missing:
-            raise RunError(f"{stage.name}: every chunk is here: give the command without --shard, which finishes it")
         place = f"{self._number:02d}-{stage.name}/{stage.key}"
         note = shard.model_copy(update={"stage": place, "chunks": count})
         write_atomic(self._folder.path / NOTE, note.to_json() + "\n")

@@ -20,6 +20,8 @@ class StageName(NamedTuple):
 
     name: str
     key: str
+    reads: tuple[str, ...]
+    """Keys of the results it is made from."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Chunks:
     size: int
     known: Callable[[Any], list[Judgment]] | None = None
     """The judgments that the run has on a chunk's items: what who makes it elsewhere must be told."""
+    here: bool = False
+    """Not worth handing to another process: no model is asked."""
     kept: dict[str, str] = field(default_factory=dict)
     """The files of the chunk that is being made."""
 

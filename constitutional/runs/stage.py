@@ -127,7 +127,8 @@ class Stage:
         if chunk_size < 1:
             raise RunError(f"stage {self.name}: chunk_size must be at least 1, not {chunk_size}")
         if self.result() is None:
-            stage, chunks = StageName(self.name, self.key), Chunks(items, work, chunk_size, known, self._kept)
+            stage = StageName(self.name, self.key, tuple(stamp.key for stamp in self._inputs.values()))
+            chunks = Chunks(items, work, chunk_size, known, here, self._kept)
             if self._take is not None:
                 self._take(stage, chunks)
             folder = self._chunk_folder(len(items), chunk_size)
@@ -139,7 +140,7 @@ class Stage:
                     report(index * chunk_size, len(items))
 
             tell()
-            for index, made in (Here() if here else self._engine).make(stage, chunks, missing):
+            for index, made in self._engine.make(stage, chunks, missing):
                 lines = [chunk_line(item, output_type) for item in made.records]
                 for name, text in made.kept.items():  # before the chunk's own file: a finished chunk has them
                     write_atomic(self._path / name, text)
