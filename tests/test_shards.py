@@ -17,7 +17,7 @@ from constitutional.pipeline import run_recipe
 from constitutional.pipeline.merge import merge_shards
 from constitutional.pipeline.shards import NOTE, open_shard, parse_shard
 
-STEPS = ("revise", "helpful", "sample", "gate", "judge", "answers", "evaluate")
+ROUNDS = ("revise", "helpful", "sample", "gate", "judge", "judge-second", "answers")
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +48,16 @@ def shards(recipe: Path, folder: Path, count: int, until: str) -> list[Path]:
     return made
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_shards_merged_round_by_round_are_the_run_of_one_machine(recipe: Path, tmp_path: Path, count: int) -> None:
+@pytest.mark.slow
+def test_shards_merged_round_by_round_are_the_run_of_one_machine(recipe: Path, tmp_path: Path) -> None:
     run(recipe, tmp_path / "whole")
-    rounds = []
-    for step in STEPS:
-        while made := shards(recipe, tmp_path, count, step):
-            found = merge_shards(tmp_path / "run", made[::-1])  # in any order
-            rounds.append(found.stage)
-            if step != "judge":  # a second judge's chunks are a stage of their own, which reads nothing of the first's
-                run(recipe, tmp_path / "run", until=step)
-        run(recipe, tmp_path / "run", until=step)
-    assert rounds == ["revise", "helpful", "sample", "gate", "judge", "judge-second", "answers"]
+    for stage in ROUNDS:
+        step = stage.split("-")[0]
+        made = shards(recipe, tmp_path, 2, step)
+        found = merge_shards(tmp_path / "run", made[::-1])  # in any order
+        assert (len(made), found.stage) == (2, stage)
+        if stage != "judge":  # the second judge's chunks are a stage of their own, which reads nothing of the first's
+            run(recipe, tmp_path / "run", until=step)
     assert not run(recipe, tmp_path / "run")
     assert left(tmp_path / "run") == left(tmp_path / "whole")
 
@@ -97,7 +95,7 @@ def test_a_merge_that_was_cut_short_is_given_again(recipe: Path, apart: Path) ->
     for chunk in sorted(apart.glob("run/stages/06-judge/*/chunks/0*.jsonl"))[2:]:
         chunk.unlink()
     found = merge_shards(apart / "run", [apart / "shard1", apart / "shard0"])
-    assert (found.stage, found.judgments) == ("judge", 4 * len(left(expected)) if False else found.judgments)
+    assert (found.stage, found.judgments > 0) == ("judge", True)
     run(recipe, apart / "run", until="judge")
     assert left(apart / "run") == left(expected)
     assert "is finished there already" in refused(apart, "shard0", "shard1")
