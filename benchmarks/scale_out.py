@@ -7,8 +7,8 @@ and workers that open the recipe) is told apart: the clock of a ratio is that of
 workers start. Linear is half of one worker's time for two; "Ray costs" is one worker's time over that of this process.
 
 Then 64 simulated workers with seeded delays hand chunks of 256 judgments (16 principles, both orders, 8 pairs: the
-default chunk) to the real driver: `parallel.Crew`, the stage's own commit, the ledger, fsync included. What they offer
-a second is raised until the writer is the bottleneck; answers come pickled, as from Ray.
+default chunk) to the real driver: `parallel.Crew`, the stage's own commit, the ledger, fsync included. "offered" is
+what they could make a second; answers come pickled, as from Ray.
 """
 
 from __future__ import annotations
@@ -68,70 +68,79 @@ def on_ray(folder: Path, prompts: int, delay: float) -> None:
     print(f"start-up of Ray and one worker: {started:.1f} s, once a run\n")
 
 
-class Simulated:
-    """Implements `constitutional.parallel.Workers`: chunks that are done after a seeded delay, in real time."""
+def delay_of(index: int, mean: float) -> float:
+    """Seconds a chunk takes, from half to one and a half of the mean."""
+    return mean * random.Random(index).uniform(0.5, 1.5)
 
-    def __init__(self, count: int, delay: float) -> None:
-        self.count, self.delay, self.draw, self.waited = count, delay, random.Random(0), 0.0
-        self.free = [0.0] * count
-        self.due: list[tuple[float, int]] = []
-        self.tasks: dict[int, bytes] = {}
+
+def ideal(chunks: int, mean: float) -> float:
+    """Seconds until the last chunk where the next one always begins when a worker is free, and nothing else costs."""
+    free = [0.0] * WORKERS
+    for index in range(chunks):
+        heapq.heapreplace(free, free[0] + delay_of(index, mean))
+    return max(free)
+
+
+class Simulated:
+    """Implements `constitutional.parallel.Workers`: chunks that are done after a delay, in real time."""
+
+    def __init__(self, mean: float, answers: Sequence[bytes]) -> None:
+        self.count, self.mean, self.answers, self.waited = WORKERS, mean, answers, 0.0
+        self.free = [0.0] * WORKERS
+        self.due: list[tuple[float, int, int]] = []
+        self.tickets = 0
 
     def start(self, number: int) -> Hashable:
-        return self._ticket(time.perf_counter(), b"")
+        return self._ticket(time.perf_counter(), -1)
 
-    def _ticket(self, when: float, answer: bytes) -> int:
-        ticket = len(self.tasks)
-        self.tasks[ticket] = answer
-        heapq.heappush(self.due, (when, ticket))
-        return ticket
+    def _ticket(self, when: float, index: int) -> tuple[int, int]:
+        self.tickets += 1
+        heapq.heappush(self.due, (when, self.tickets, index))
+        return self.tickets, index
 
-    def submit(self, number: int, task: bytes) -> Hashable:
-        begin = max(self.free[number], time.perf_counter())
-        self.free[number] = begin + self.delay * self.draw.uniform(0.5, 1.5)
+    def submit(self, number: int, task: int) -> Hashable:
+        self.free[number] = max(self.free[number], time.perf_counter()) + delay_of(task, self.mean)
         return self._ticket(self.free[number], task)
 
     def wait(self, tickets: Sequence[Hashable], seconds: float) -> Collection[Hashable]:
         begun = time.perf_counter()
         if seconds and self.due and self.due[0][0] > begun:
             time.sleep(min(seconds, self.due[0][0] - begun))
-        self.waited += time.perf_counter() - begun
+            self.waited += time.perf_counter() - begun
         now, done = time.perf_counter(), []
         while self.due and self.due[0][0] <= now:
-            done.append(heapq.heappop(self.due)[1])
+            done.append(heapq.heappop(self.due)[1:])
         return done
 
-    def answer(self, ticket: Hashable) -> Made | None:
-        said = self.tasks[int(str(ticket))]
-        return pickle.loads(said) if said else None
+    def answer(self, ticket: tuple[int, int]) -> Made | None:
+        return pickle.loads(self.answers[ticket[1]]) if ticket[1] >= 0 else None
 
 
 class SimulatedEngine:
     """As `RayEngine`, without Ray."""
 
-    def __init__(self, workers: Simulated, answers: Sequence[bytes]) -> None:
-        self.workers, self.answers = workers, answers
+    def __init__(self, workers: Simulated) -> None:
+        self.workers = workers
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
         pass
 
     def make(self, stage: StageName, chunks: Chunks, missing: Sequence[int]) -> Iterator[tuple[int, Made]]:
-        def prepare(index: int) -> bytes:
+        def prepare(index: int) -> int:
             assert chunks.known is not None and not chunks.known(chunks.of(index))
-            return self.answers[index]
+            return index
 
         yield from Crew(self.workers).in_order(missing, prepare)
 
 
-def commit(folder: Path, judgments: Sequence[Judgment], offered: float) -> tuple[float, float]:
-    """(judgments a second, share of the time the driver was at work) when so many a second are offered."""
-    cut = [judgments[i : i + CHUNK] for i in range(0, len(judgments), CHUNK)]
-    answers = [pickle.dumps(Made(tuple(chunk), {})) for chunk in cut]
-    workers = Simulated(WORKERS, CHUNK * WORKERS / offered if offered else 0.0)
+def commit(folder: Path, judgments: Sequence[Judgment], mean: float) -> tuple[float, float, float]:
+    """Seconds until all chunks are stored, those of them in which the driver only waited, and its CPU seconds."""
+    cut = [tuple(judgments[i : i + CHUNK]) for i in range(0, len(judgments), CHUNK)]
+    workers = Simulated(mean, [pickle.dumps(Made(chunk, {})) for chunk in cut])
     with open_run(folder) as run, open_ledger(run.ledger_path) as ledger:
-        run.engine = SimulatedEngine(workers, answers)
+        run.engine = SimulatedEngine(workers)
         stage = run.stage(6, "judge", {})
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         stage.run_chunks(
             range(len(cut)),
             lambda chunk, index: [],
@@ -140,26 +149,24 @@ def commit(folder: Path, judgments: Sequence[Judgment], offered: float) -> tuple
             before_commit=ledger.append,
             known=lambda chunk: list(ledger.judgments([f"c{chunk[0]}"])),
         )
-        took = time.perf_counter() - begun
+        took = time.perf_counter() - begun, workers.waited, time.process_time() - cpu
         assert ledger.count() == len(judgments)
-    return len(judgments) / took, 1 - workers.waited / took
+    return took
 
 
 def simulation(folder: Path, most: float) -> None:
-    print(f"{WORKERS} workers, {CHUNK} judgments a chunk; what they offer, and what one writer puts away")
-    print(f"{'offered/s':>10}{'stored/s':>10}{'share':>8}{'driver busy':>13}")
-    for offered in (1000, 2500, 5000, 0):
-        # the first chunks come after a whole delay, so a rate is only reached over many of them
-        count = int(max(30_000, (offered or 10_000) * most)) // CHUNK * CHUNK
-        rate, busy = commit(folder / f"at{offered}", made(count), offered)
-        begun = CHUNK * WORKERS / offered if offered else 0.0  # seconds until the first worker can have answered, about
-        steady = count / (count / rate - begun / 2)
-        shown = (
-            f"{offered:>10,}{rate:>10,.0f}{steady / offered:>8.2f}"
-            if offered
-            else f"{'no end':>10}{rate:>10,.0f}{'':>8}"
-        )
-        print(f"{shown}{busy:>12.0%}")
+    print(f"{WORKERS} workers, {CHUNK} judgments a chunk; ideal: the same workers and a driver that costs nothing")
+    print(f"{'offered/s':>10}{'ideal, s':>10}{'took, s':>10}{'of ideal':>10}{'driver busy':>13}{'its CPU':>9}")
+    rates = (2500, 5000)
+    judgments = made(int(max(rates) * most) // CHUNK * CHUNK)
+    for offered in rates:
+        chosen, mean = judgments[: int(offered * most) // CHUNK * CHUNK], CHUNK * WORKERS / offered
+        best = ideal(len(chosen) // CHUNK, mean)
+        took, waited, cpu = commit(folder / f"at{offered}", chosen, mean)
+        busy = f"{1 - waited / took:>13.0%}{cpu / took:>9.0%}"
+        print(f"{offered:>10,}{best:>10.1f}{took:>10.1f}{best / took:>10.2f}{busy}")
+    took, _, cpu = commit(folder / "at once", judgments, 0.0)
+    print(f"without delays the driver stores {len(judgments) / took:,.0f} judgments/s ({cpu / took:.0%} CPU)")
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def test_an_error_in_a_worker_is_the_error_of_a_local_run(
     shutil.copytree(whole[0].parent, tmp_path / "in")
     recipe, model = tmp_path / "in" / "recipe.yaml", tmp_path / "in" / "model.yaml"
     model.write_text('fail: ["red 4"]\n' + model.read_text())
-    with pytest.raises(BackendError, match="^scripted failure on 'red 4'$") as caught:
+    with pytest.raises(BackendError, match=r"^scripted failure on 'red 4'$") as caught:
         run_recipe(load_recipe(recipe), recipe, tmp_path / "run", engine=ENGINE)
     assert caught.value.retryable
     chunks = sorted(path.name for path in tmp_path.glob("run/stages/01-revise/*/chunks/0*"))
