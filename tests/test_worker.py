@@ -13,7 +13,7 @@ from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, RunError
 from constitutional.pipeline import run_recipe, worker
 from constitutional.pipeline.context import load_inputs
-from constitutional.pipeline.ray_engine import RayWorkers
+from constitutional.pipeline.ray_engine import RayWorkers, shared_limits
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.records import Judgment
 from constitutional.runs import StageResult, load_result, open_run
@@ -145,7 +145,14 @@ def test_workers_with_other_packages_are_refused(tmp_path: Path) -> None:
         workers = RayWorkers.__new__(RayWorkers)
         workers._folder = folder
         with pytest.raises(RunError, match=r"worker on node7 has other packages.*: torch 1\.0, here "):
-            own = worker.package_versions()
+            own = {**worker.package_versions(), "git": worker.git_commit()}
             workers._check(Ready("node7", 5, own | {"torch": "1.0"}))
         workers._check(Ready("node7", 5, own))
         assert '"pid":5' in (folder.path / "events.jsonl").read_text()
+
+
+def test_the_limits_of_a_server_are_for_all_workers_together(finished: tuple[Path, Path]) -> None:
+    recipe = load_recipe(finished[0], ["endpoint.requests_per_minute=600", "endpoint.concurrency=10"])
+    shared = shared_limits(recipe, 4).endpoint
+    assert (shared.requests_per_minute, shared.tokens_per_minute, shared.concurrency) == (150, None, 2)
+    assert shared_limits(recipe, 99).endpoint.concurrency == 1

@@ -57,7 +57,7 @@ def chosen_engine(
     if engine == "local":
         return None
     for name in ("budget", "batch"):
-        if calling[name] is not None:
+        if calling.get(name) is not None:
             raise ConfigError(f"--{name} counts or collects the calls of one process: leave out --engine ray")
     from constitutional.pipeline.ray_engine import RayChoice, open_ray
 

@@ -21,10 +21,12 @@ from constitutional.display import Display
 from constitutional.errors import BackendError, ConfigError, ConstitutionalError, RunError
 from constitutional.parallel import Crew, WorkerLostError
 from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.preflight import TRAINING
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.runs import RunFolder, StageResult
 from constitutional.runs.engine import Chunks, Here, Made, StageName
-from constitutional.runs.manifest import package_versions
+from constitutional.runs.manifest import git_commit, package_versions
+from constitutional.settings import Recipe
 
 ON_A_DEVICE = ("local", "embedded", "model")
 """Kinds of models that a worker opens itself, on the GPU where the cluster has some."""
@@ -70,9 +72,12 @@ class RayEngine:
         self._step: tuple[str, int, dict[str, str]] = ("", 0, {})
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
-        """A step of the recipe begins."""
+        """A step of the recipe begins. One that trains has the machine for itself."""
         places = {name: result.folder.relative_to(self._folder.path).as_posix() for name, result in done.items()}
         self._step = (step, number, places)
+        if step in TRAINING and self._workers is not None:  # their models would stand in the training's way
+            self._workers.dismiss()
+            self._crew = Crew(self._workers, self._display.say)
 
     def make(self, stage: StageName, chunks: Chunks, missing: Sequence[int]) -> Iterator[tuple[int, Made]]:
         """Has chunks made by the workers.
@@ -114,6 +119,7 @@ class RayWorkers:
         import ray
 
         self._ray, self._folder = ray, folder
+        self._actors: dict[int, Any] = {}
         self._scratch: Path | None = None
         self._joined = ray.is_initialized()
         threads = inputs.recipe.threads or 1
@@ -126,10 +132,13 @@ class RayWorkers:
             self._needs = {"num_cpus": threads, "num_gpus": 1 if wants_gpu and gpus else 0}
             self.count = choice.workers or max(1, gpus if self._needs["num_gpus"] else cpus // threads)
             work = Work(
-                inputs.recipe, inputs.recipe_file.resolve(), folder.path.resolve(), inputs.prompts, Path.cwd().resolve()
+                shared_limits(inputs.recipe, self.count),
+                inputs.recipe_file.resolve(),
+                folder.path.resolve(),
+                inputs.prompts,
+                Path.cwd().resolve(),
             )
             self._work = ray.put(work)  # once for all workers: it holds the prompts
-            self._actors: dict[int, Any] = {}
             self._lost: tuple[type[Exception], ...] = (
                 ray.exceptions.RayActorError,
                 ray.exceptions.WorkerCrashedError,
@@ -185,17 +194,22 @@ class RayWorkers:
         return said
 
     def _check(self, said: Ready) -> None:
-        own, there = package_versions(), said.versions
+        own, there = {**package_versions(), "git": git_commit()}, said.versions
         other = [f"{name} {there.get(name)}, here {own[name]}" for name in own if own[name] != there.get(name)]
         if other:
             raise RunError(f"worker on {said.host} has other packages, which may answer otherwise: {'; '.join(other)}")
         self._folder.event("worker", host=said.host, pid=said.pid)
 
-    def close(self) -> None:
-        """Ends the actors, and Ray where it was started or joined here."""
-        for actor in getattr(self, "_actors", {}).values():
+    def dismiss(self) -> None:
+        """Ends the actors; others may be started."""
+        for actor in self._actors.values():
             with suppress(Exception):
                 self._ray.kill(actor)
+        self._actors.clear()
+
+    def close(self) -> None:
+        """Ends the actors, and Ray where it was started or joined here."""
+        self.dismiss()
         if not self._joined:
             self._ray.shutdown()
         if self._scratch is not None:
@@ -203,7 +217,6 @@ class RayWorkers:
 
     def _start_ray(self, choice: RayChoice, threads: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if choice.address is None:
             # a folder of its own, with a short name: sockets lie in it, whose paths may have 107 characters
@@ -223,3 +236,14 @@ class RayWorkers:
         finally:
             for number, handler in before.items():  # Ray sets its own
                 signal.signal(number, handler)
+
+
+def shared_limits(recipe: Recipe, workers: int) -> Recipe:
+    """The recipe as each of so many workers follows it: a server's limits are for all of them together."""
+    given = recipe.endpoint
+    limits = {
+        "concurrency": max(1, given.concurrency // workers),
+        "requests_per_minute": given.requests_per_minute and given.requests_per_minute / workers,
+        "tokens_per_minute": given.tokens_per_minute and given.tokens_per_minute / workers,
+    }
+    return recipe.model_copy(update={"endpoint": given.model_copy(update=limits)})

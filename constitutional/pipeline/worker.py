@@ -21,7 +21,7 @@ from constitutional.pipeline.context import Context, load_inputs
 from constitutional.records import Judgment, Prompt
 from constitutional.runs import StageResult, load_result, read_run
 from constitutional.runs.engine import Chunks, Made, StageName
-from constitutional.runs.manifest import package_versions
+from constitutional.runs.manifest import git_commit, package_versions
 from constitutional.settings import Recipe
 
 PATIENCE = 30.0
@@ -60,7 +60,8 @@ class Ready:
 
     host: str
     pid: int
-    versions: Mapping[str, str]
+    versions: Mapping[str, str | None]
+    """Of the packages that decide results, and the commit of our own."""
 
 
 class Worker:
@@ -83,7 +84,7 @@ class Worker:
                 raise ConfigError(f"{where}: no {what} {path}: every node needs the same files at the same place")
         os.chdir(work.directory)
         self._inputs = replace(load_inputs(work.recipe, work.recipe_file), prompts=work.prompts)
-        return Ready(socket.gethostname(), os.getpid(), package_versions())
+        return Ready(socket.gethostname(), os.getpid(), {**package_versions(), "git": git_commit()})
 
     def make(self, task: Task) -> Made:
         """Makes one chunk.
