@@ -16,7 +16,7 @@ setup: .setup-done
 	@echo "set-up: virtual environment and packages"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,cpu,api,test,lint]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,lora,cpu,api,distributed,test,lint]'
 	@touch $@
 
 models: .setup-done

@@ -53,6 +53,10 @@ class PendingError(ConstitutionalError, RuntimeError):
     """Calls to a model wait in a batch file, to be answered elsewhere and read back."""
 
 
+class ShardDone(ConstitutionalError):
+    """A shard of a run has its chunks; the others are made elsewhere."""
+
+
 class LedgerError(ConstitutionalError, RuntimeError):
     """A ledger that cannot be opened, written or verified."""
 

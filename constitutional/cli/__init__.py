@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from constitutional.errors import BackendError, BudgetError, ConstitutionalError, PendingError
+from constitutional.errors import BackendError, BudgetError, ConstitutionalError, PendingError, ShardDone
 
 BUDGET_EXIT, PENDING_EXIT = 4, 5
 """The budget is at its end; calls wait in batch files. Both go on with the same command later."""
@@ -58,6 +58,8 @@ def _stopped(error: ConstitutionalError) -> tuple[int, str]:
 
     if isinstance(error, PendingError):
         return PENDING_EXIT, str(error)
+    if isinstance(error, ShardDone):
+        return 0, str(error)
     if isinstance(error, BudgetError):
         return BUDGET_EXIT, farewell(sys.argv[1:], f"stopped: {error}")
     if isinstance(error, BackendError) and error.retryable:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import arms, auditing, authoring, drafting, labelling, pairs, testing
+from constitutional.cli import arms, auditing, authoring, drafting, labelling, pairs, scaling, testing
 from constitutional.cli.authoring import AsJson
 from constitutional.cli.ledger import ledger
+from constitutional.cli.scaling import Address, EngineName, Shards, WorkerCount, chosen_engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,11 +76,16 @@ def run(
     budget: Budget = None,
     fail_on_error: MayFail = None,
     batch: Batch = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: WorkerCount = None,
+    shard: Shards = None,
 ) -> None:
     """Run a recipe; a run that was interrupted goes on where it stopped."""
     from constitutional.cli.running import run_command
 
-    calling = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+    calling: dict[str, object] = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+    calling["engine"] = chosen_engine(engine, address, workers, shard, calling)
     run_command(recipe, out, sets or [], limit, prompts, until, display, accept_constitution, **calling)
 
 
@@ -97,10 +103,15 @@ def _step_command(name: str, what: str) -> None:
         budget: Budget = None,
         fail_on_error: MayFail = None,
         batch: Batch = None,
+        engine: EngineName = "local",
+        address: Address = None,
+        workers: WorkerCount = None,
+        shard: Shards = None,
     ) -> None:
         from constitutional.cli.running import run_command
 
-        calling = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+        calling: dict[str, object] = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
+        calling["engine"] = chosen_engine(engine, address, workers, shard, calling)
         run_command(recipe, out, sets or [], limit, prompts, name, display, accept_constitution, **calling)
 
     app.command(name, help=f"{what} Runs what it depends on first where that is not finished.")(command)
@@ -220,6 +231,7 @@ testing.add(app)
 pairs.add(app)
 arms.add(app)
 auditing.add(app)
+scaling.add(app)
 
 
 @models.command("list")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from constitutional.cli.scaling import Address, EngineName, Shards, WorkerCount, chosen_engine
 from constitutional.cli.testing import Judge, Seed, Show, Templates
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def judge_pairs(
     sets: Sets = None,
     seed: Seed = 0,
     display: Show = "auto",
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: WorkerCount = None,
+    shard: Shards = None,
 ) -> None:
     """Judge human-labelled pairs under a constitution: every principle, both orders, the labels kept.
 
@@ -48,7 +53,8 @@ def judge_pairs(
         name, pairs, constitution, judge, templates=templates, limit=limit, kind=kind, seed=seed, sets=sets or []
     )
     with open_display(display) as shown:
-        outcome = run_recipe(recipe, Path("run.yaml"), out or Path("runs") / name, display=shown)
+        made_by = chosen_engine(engine, address, workers, shard, {})
+        outcome = run_recipe(recipe, Path("run.yaml"), out or Path("runs") / name, display=shown, engine=made_by)
     results = {step.name: step.result for step in outcome.steps}
     counts = results["sample"].manifest.counts
     typer.echo(

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from constitutional.errors import LedgerError
-from constitutional.ledger.file import GENESIS, connect_reader, connect_writer, naming, transaction
+from constitutional.ledger.file import GENESIS, connect_reader, connect_scratch, connect_writer, naming, transaction
 from constitutional.records import Judgment
 
-__all__ = ["GENESIS", "Ledger", "open_ledger", "open_ledger_read_only"]
+__all__ = ["GENESIS", "Ledger", "open_ledger", "open_ledger_read_only", "scratch_ledger"]
 
 _PAGE = 1000
 _STORED = "SELECT key, id FROM judgments WHERE key IN (SELECT value FROM json_each(?))"
@@ -46,6 +46,11 @@ def open_ledger_read_only(path: Path) -> Ledger:
         LedgerError: the file is absent, is not a ledger or is damaged.
     """
     return Ledger(path, connect_reader(path))
+
+
+def scratch_ledger() -> Ledger:
+    """A ledger in memory: what a process that does not hold the run is told of the run's own."""
+    return Ledger(Path(":memory:"), connect_scratch())
 
 
 class Ledger:

@@ -61,6 +61,14 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def connect_scratch() -> sqlite3.Connection:
+    """A connection to a ledger in memory, which ends with it."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    return connection
+
+
 def connect_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, to an existing ledger.
 

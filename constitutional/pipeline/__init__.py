@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +49,14 @@ from constitutional.pipeline.rounds import check_folder, check_rounds, run_round
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.pipeline.watching import check_watch
 from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
+from constitutional.runs.engine import Engine, Here
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
 from constitutional.settings import Recipe
 
 Step = Callable[[Context, Done, int], StageResult]
+
+OpenEngine = Callable[[Inputs, RunFolder, Display], AbstractContextManager[Engine]]
+"""Opens what makes the chunks of a run, for as long as the run lasts."""
 
 STEPS: dict[str, Step] = {
     "revise": revise_step,
@@ -109,6 +114,7 @@ def run_recipe(
     budget: float | None = None,
     fail_on_error: float | None = None,
     batch: Path | None = None,
+    engine: OpenEngine | None = None,
 ) -> RunOutcome:
     """Runs a recipe in a run folder; what is finished there under the same settings is reused.
 
@@ -124,14 +130,18 @@ def run_recipe(
         budget: US dollars that calls to servers may cost, those of earlier attempts in this folder included.
         fail_on_error: share of a step's items from which on their failure ends the run.
         batch: a folder for batch files: calls to servers are written there instead of being made.
+        engine: what makes the chunks of the data steps; this process when None. No result depends on it.
 
     Raises:
         ConstitutionalError: bad input (before anything is written), a failed gate, a training that cannot go on.
         BudgetError: the next calls may cost more than the budget.
         PendingError: calls wait in batch files.
+        ShardDone: the engine was to make a shard, and has.
     """
     if until is not None and until not in STEPS:
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
+    if recipe.rounds is not None and engine is not None:  # a worker reads the recipe, and would know of no round
+        raise ConfigError("rounds: an engine and shards are for recipes without them; leave --engine and --shard out")
     inputs = load_inputs(recipe, recipe_file)
     check_recipe(inputs, until)
 
@@ -145,6 +155,7 @@ def run_recipe(
             budget=budget,
             fail_on_error=fail_on_error,
             batch=batch,
+            engine=engine,
         )
 
     check_folder(run_folder, rounds=recipe.rounds is not None)
@@ -197,6 +208,7 @@ def run_inputs(
     budget: float | None = None,
     fail_on_error: float | None = None,
     batch: Path | None = None,
+    engine: OpenEngine | None = None,
 ) -> RunOutcome:
     """Runs the steps of loaded inputs once; arguments and errors are those of `run_recipe`."""
     check_recipe(inputs, until)
@@ -204,11 +216,11 @@ def run_inputs(
         check_constitution(folder.path, inputs.constitution, accept_constitution)
         check_ledger(ledger, list(_current(folder).values()))
         _write_lock(folder, inputs)
-        context = Context(
-            **inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent(), budget=budget, batch=batch
-        )
+        shown = display or Silent()
+        context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=shown, budget=budget, batch=batch)
         try:
-            steps = _run_steps(context, until, fail_on_error)
+            with engine(inputs, folder, shown) if engine else nullcontext(Here()) as folder.engine:
+                steps = _run_steps(context, until, fail_on_error)
         except PendingError as error:
             raise PendingError(context.write_waiting()) from error
         except GateError:  # the report says why the judge failed
@@ -254,8 +266,9 @@ def _run_steps(ctx: Context, until: str | None, fail_on_error: float | None = No
     outcomes: list[StepOutcome] = []
     for name in chosen_steps(ctx.recipe, until):
         ctx.display.stage(name)
-        begun = now()
-        result = STEPS[name](ctx, done, list(STEPS).index(name) + 1)
+        begun, number = now(), list(STEPS).index(name) + 1
+        ctx.folder.engine.enter(name, number, done)
+        result = STEPS[name](ctx, done, number)
         reused = result.manifest.ended < begun
         done[name] = result
         outcomes.append(StepOutcome(name, result, reused))

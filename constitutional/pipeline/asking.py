@@ -72,6 +72,7 @@ def run_judge(
         output_type=Judgment,
         before_commit=ctx.ledger.append,
         progress=ctx.display.progress,
+        known=lambda chunk: list(ctx.ledger.judgments([c.id for c in chunk])),
     )
 
 

@@ -182,6 +182,8 @@ class Context(Inputs):
     """US dollars that all calls to servers may cost, those of earlier attempts in this folder included."""
     batch: Path | None = None
     """A folder for batch files, which calls to servers are written to instead of being made."""
+    keeps_calls: bool = True
+    """Whether answers of servers are kept in the run folder; a process that does not hold it may not write there."""
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""
@@ -196,7 +198,8 @@ class Context(Inputs):
     @cached_property
     def calls(self) -> Calls:
         """Where the answers of servers are kept."""
-        return Calls(self.folder.path / CALLS, self.budget, offline=self.batch is not None)
+        kept = self.folder.path / CALLS if self.keeps_calls else None
+        return Calls(kept, self.budget, offline=self.batch is not None)
 
     def close_calls(self) -> None:
         """Notes in events.jsonl what servers answered so far and what it cost, and closes the store."""

@@ -62,8 +62,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         if conditions:
             asked = {prompt.id: prompt.messages for prompt in chunk}
             verdicts = list(applies(asked, principles, backend=judge.backend, pack=ctx.pack, seed=ctx.recipe.seed))
-            # before the chunk's own file, so that a finished chunk has its verdicts
-            write_atomic(stage.folder / _verdicts(index), "".join(verdict.to_json() + "\n" for verdict in verdicts))
+            stage.keep(_verdicts(index), "".join(verdict.to_json() + "\n" for verdict in verdicts))
         return revise(
             chunk,
             policy=policy.backend,
@@ -147,7 +146,7 @@ def _given_pairs(ctx: Context, pairs: LabelledPairs, number: int) -> StageResult
     labels, found = [label.to_json() for label in pairs.labels], pairs.in_order
     content = short_digest([labels, [item.to_json() for item in found]])
     stage = ctx.folder.stage(number, "sample", {"pairs": content, "seed": ctx.recipe.seed}, {})
-    stage.run_chunks(found, lambda chunk, index: chunk, chunk_size=_PAIRS_A_CHUNK, output_type=Comparison)
+    stage.run_chunks(found, lambda chunk, index: chunk, chunk_size=_PAIRS_A_CHUNK, output_type=Comparison, here=True)
     if stage.result() is None:
         write_atomic(stage.folder / "labels.jsonl", "".join(label + "\n" for label in labels))
     return stage.finish(label_counts(pairs.labels), outputs=["labels.jsonl"])

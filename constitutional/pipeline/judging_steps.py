@@ -180,7 +180,7 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
         yield from labeller(judged, judgments)
         yield from label_by_origin([c for c in chunk if c.id not in asked], contrast=sure)
 
-    stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference)
+    stage.run_chunks(comparisons, work, chunk_size=max(1, len(comparisons)), output_type=Preference, here=True)
     outputs = {"comparisons.jsonl": "".join(c.to_json() + "\n" for c in comparisons)}
     if stage.result() is None:
         outputs |= labeller.fits if by_judge else {}

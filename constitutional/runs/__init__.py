@@ -21,9 +21,10 @@ import filelock
 
 from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import RunError
+from constitutional.runs.engine import Engine, Here
 from constitutional.runs.logs import append_line, read_log
 from constitutional.runs.manifest import InputStamp, Manifest, StageResult, load_result, now
-from constitutional.runs.stage import Stage
+from constitutional.runs.stage import Stage, Take
 
 __all__ = [
     "InputStamp",
@@ -36,6 +37,7 @@ __all__ = [
     "load_result",
     "open_run",
     "read_log",
+    "read_run",
     "write_atomic",
 ]
 
@@ -65,12 +67,24 @@ def open_run(path: Path) -> RunFolder:
     return RunFolder(path, lock)
 
 
-class RunFolder:
-    """A run folder held by this process; a context manager."""
+def read_run(path: Path, take: Take) -> RunFolder:
+    """The folder of a run that another process holds, to make chunks of it: nothing can be written through it.
 
-    def __init__(self, path: Path, lock: filelock.BaseFileLock) -> None:
+    Args:
+        path: an existing run folder.
+        take: is given the work of the first unfinished stage, and must not return.
+    """
+    return RunFolder(path, None, take)
+
+
+class RunFolder:
+    """A run folder, held by this process unless it came from `read_run`; a context manager."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock | None, take: Take | None = None) -> None:
         self.path = path
-        self._lock = lock
+        self.engine: Engine = Here()
+        """What makes the chunks of its stages."""
+        self._lock, self._take = lock, take
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +94,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Gives the folder free."""
-        if self._lock.is_locked:
+        if self._lock is not None and self._lock.is_locked:
             (self.path / _HOLDER).unlink(missing_ok=True)
             self._lock.release()
 
@@ -103,7 +117,7 @@ class RunFolder:
         Raises:
             RunError: `name` cannot name a folder.
         """
-        return Stage(self.path / "stages", number, name, key_parts, inputs or {})
+        return Stage(self.path / "stages", number, name, key_parts, inputs or {}, self.engine, self._take)
 
     def event(self, kind: str, **fields: object) -> None:
         """Adds a line to events.jsonl: what happened, and when.

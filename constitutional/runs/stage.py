@@ -8,7 +8,6 @@ killed anywhere and resumed gives the same bytes as one that never was.
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import shutil
@@ -20,10 +19,12 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from constitutional.atomic import atomic_file, cannot_write, write_atomic
-from constitutional.errors import PendingError, RunError
-from constitutional.records import Failure, Record, canonical_json, short_digest
-from constitutional.runs.logs import file_digest, json_bytes, read_rows
+from constitutional.atomic import cannot_write, write_atomic
+from constitutional.errors import RunError
+from constitutional.records import Failure, Judgment, Record, canonical_json, short_digest
+from constitutional.runs.chunk_files import CHUNKS, PLAN, STARTED, Plan, chunk_file, chunk_line, merge_chunks
+from constitutional.runs.engine import Chunks, Engine, Here, StageName
+from constitutional.runs.logs import file_digest, json_bytes
 from constitutional.runs.manifest import (
     DATA,
     FAILURES,
@@ -40,14 +41,22 @@ from constitutional.runs.manifest import (
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
-_CHUNKS, _STARTED = "chunks", "started.json"
+Take = Callable[[StageName, Chunks], None]
+"""What who reads a run without holding it does with the work of an unfinished stage; it does not return."""
 
 
 class Stage:
     """One stage under one set of settings and inputs. Made by `RunFolder.stage`, whose lock it relies on."""
 
     def __init__(
-        self, root: Path, number: int, name: str, settings: Mapping[str, object], inputs: Mapping[str, StageResult]
+        self,
+        root: Path,
+        number: int,
+        name: str,
+        settings: Mapping[str, object],
+        inputs: Mapping[str, StageResult],
+        engine: Engine | None = None,
+        take: Take | None = None,
     ) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
             raise RunError(f"'{name}' cannot name a stage: small letters, digits, '-' and '_' only")
@@ -58,13 +67,15 @@ class Stage:
         self._inputs = {k: InputStamp(key=r.key, built=r.manifest.built) for k, r in inputs.items()}
         self._path = root / f"{number:02d}-{name}" / self.key
         self._clock = time.monotonic()
+        self._engine, self._take = engine or Here(), take
+        self._kept: dict[str, str] = {}
 
     def result(self) -> StageResult | None:
         """The finished result, or None when it is absent, unreadable or made from an older build of an input."""
         result = load_result(self._path)
         if result is None or result.manifest.inputs != self._inputs:
             return None
-        if (self._path / _STARTED).exists():  # killed after the manifest, before the tidying
+        if self._take is None and (self._path / STARTED).exists():  # killed after the manifest, before the tidying
             self._tidy()
         return result
 
@@ -79,7 +90,7 @@ class Stage:
             except OSError as error:
                 raise cannot_write(self._path, error) from error
             inputs = {name: stamp.model_dump() for name, stamp in self._inputs.items()}
-            write_atomic(self._path / _STARTED, json_bytes({"inputs": inputs, "started": now()}))
+            write_atomic(self._path / STARTED, json_bytes({"inputs": inputs, "started": now()}))
         return self._path
 
     def run_chunks(
@@ -91,8 +102,10 @@ class Stage:
         output_type: type[R],
         before_commit: Callable[[list[R]], object] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        known: Callable[[Sequence[T]], list[Judgment]] | None = None,
+        here: bool = False,
     ) -> None:
-        """Does the chunks that are not done yet, in order; each becomes one file, written atomically.
+        """Has the chunks made that are not done yet; each becomes one file, written atomically, in order.
 
         Args:
             items: the stage's input, in an order that settings and inputs determine.
@@ -102,6 +115,8 @@ class Stage:
             before_commit: called with a chunk's records before its file exists, so it must bear repetition (the
                 ledger's `append` does).
             progress: called with (items done, items in all), before each chunk that is to be done and at the end.
+            known: the run's judgments on a chunk's items; needed where `work` looks up what is in the ledger.
+            here: the work is not worth handing to another process: no model is asked.
 
         Raises:
             RunError: a chunk cannot be written.
@@ -112,25 +127,32 @@ class Stage:
         if chunk_size < 1:
             raise RunError(f"stage {self.name}: chunk_size must be at least 1, not {chunk_size}")
         if self.result() is None:
-            pending: PendingError | None = None
-            chunks = self._chunk_folder(len(items), chunk_size)
-            for index, start in enumerate(range(0, len(items), chunk_size)):
-                path = _chunk_file(chunks, index)
-                if path.exists():
-                    continue
-                report(start, len(items))
-                try:
-                    made = list(work(items[start : start + chunk_size], index))
-                except PendingError as error:  # the other chunks may have calls to note, too
-                    pending = error
-                    continue
-                lines = [_chunk_line(item, output_type) for item in made]
+            stage = StageName(self.name, self.key, tuple(stamp.key for stamp in self._inputs.values()))
+            chunks = Chunks(items, work, chunk_size, known, here, self._kept)
+            if self._take is not None:
+                self._take(stage, chunks)
+            folder = self._chunk_folder(len(items), chunk_size)
+            missing = [index for index in range(len(chunks)) if not chunk_file(folder, index).exists()]
+            left = iter(missing)
+
+            def tell() -> None:
+                if (index := next(left, None)) is not None:
+                    report(index * chunk_size, len(items))
+
+            tell()
+            for index, made in self._engine.make(stage, chunks, missing):
+                lines = [chunk_line(item, output_type) for item in made.records]
+                for name, text in made.kept.items():  # before the chunk's own file: a finished chunk has them
+                    write_atomic(self._path / name, text)
                 if before_commit:
-                    before_commit([item for item in made if isinstance(item, output_type)])
-                write_atomic(path, b"".join(lines))
-            if pending is not None:
-                raise pending
+                    before_commit([item for item in made.records if isinstance(item, output_type)])
+                write_atomic(chunk_file(folder, index), b"".join(lines))
+                tell()
         report(len(items), len(items))
+
+    def keep(self, name: str, text: str) -> None:
+        """Called by `work`: a file for the stage's folder that belongs to the chunk that is being made."""
+        self._kept[name] = text
 
     def finish(
         self,
@@ -156,8 +178,8 @@ class Stage:
         folder, names = self.folder, list(outputs)
         tally: dict[str, int] = {}
         failures: Counter[str] = Counter()
-        if (folder / _CHUNKS).is_dir():
-            tally["records"], failures = _merge(folder)
+        if (folder / CHUNKS).is_dir():
+            tally["records"], failures = merge_chunks(folder)
             tally["failures"] = failures.total()
             names += [DATA, FAILURES]
         failures.update(failure.kind for failure in failed)
@@ -187,21 +209,21 @@ class Stage:
         """Removes what only an unfinished stage needs; the note goes last, so an interrupted tidying is resumed."""
         for temp in self._path.glob(".*.tmp"):
             temp.unlink(missing_ok=True)
-        shutil.rmtree(self._path / _CHUNKS, ignore_errors=True)
-        (self._path / _STARTED).unlink(missing_ok=True)
+        shutil.rmtree(self._path / CHUNKS, ignore_errors=True)
+        (self._path / STARTED).unlink(missing_ok=True)
 
     def _note(self) -> str | None:
         """When the attempt in the folder began, or None when there is none or it read other builds of the inputs."""
         try:
-            note = json.loads((self._path / _STARTED).read_bytes())
+            note = json.loads((self._path / STARTED).read_bytes())
             same = {name: InputStamp(**stamp) for name, stamp in note["inputs"].items()} == self._inputs
             return str(note["started"]) if same else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def _chunk_folder(self, items: int, chunk_size: int) -> Path:
-        chunks = self.folder / _CHUNKS
-        plan, plan_file = json_bytes({"items": items, "chunk_size": chunk_size}) + b"\n", chunks / "plan.json"
+        chunks = self.folder / CHUNKS
+        plan, plan_file = Plan(items, chunk_size).to_bytes(), chunks / PLAN
         try:
             if not plan_file.exists() or plan_file.read_bytes() != plan:  # chunks cut differently must not be mixed
                 shutil.rmtree(chunks, ignore_errors=True)
@@ -210,39 +232,6 @@ class Stage:
         except OSError as error:
             raise cannot_write(chunks, error) from error
         return chunks
-
-
-def _chunk_file(chunks: Path, index: int) -> Path:
-    return chunks / f"{index:06d}.jsonl"
-
-
-def _chunk_line(item: Record, output_type: type[Record]) -> bytes:
-    if not isinstance(item, output_type | Failure):
-        raise TypeError(f"a stage of {output_type.__name__} records gave a {type(item).__name__}")
-    return json_bytes({"failure" if isinstance(item, Failure) else "record": item.model_dump(mode="json")}) + b"\n"
-
-
-def _merge(folder: Path) -> tuple[int, Counter[str]]:
-    """Writes the chunks in order to the merged files; gives the number of records, and of failures by kind."""
-    chunks = folder / _CHUNKS
-    _, plan = next(read_rows(chunks / "plan.json"))
-    items, chunk_size = int(str(plan["items"])), int(str(plan["chunk_size"]))
-    records, failures, failed = 0, Counter[str](), list[bytes]()
-    with atomic_file(folder / DATA) as data:
-        for index in range(math.ceil(items / chunk_size)):
-            path = _chunk_file(chunks, index)
-            for number, row in read_rows(path):
-                match row:
-                    case {"record": dict() as record}:
-                        data.write(json_bytes(record) + b"\n")
-                        records += 1
-                    case {"failure": {"kind": str(kind)} as failure}:
-                        failed.append(json_bytes(failure) + b"\n")
-                        failures[kind] += 1
-                    case _:
-                        raise RunError(f"{path}:{number}: damaged line: neither a record nor a failure")
-    write_atomic(folder / FAILURES, b"".join(failed))
-    return records, failures
 
 
 def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,182 @@
+"""Shards of a run and their merge: the bytes of a run that made every chunk itself, and nothing that does not fit."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from scale_recipe import left, write_scale_recipe
+from typer.testing import CliRunner
+
+from constitutional.cli.app import app
+from constitutional.cli.scaling import chosen_engine
+from constitutional.config import load_recipe
+from constitutional.errors import ConfigError, RunError, ShardDone
+from constitutional.pipeline import run_recipe
+from constitutional.pipeline.merge import merge_shards
+from constitutional.pipeline.shards import NOTE, open_shard, parse_shard
+
+ROUNDS = ("revise", "helpful", "sample", "gate", "judge", "judge-second", "answers")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scale_recipe(tmp_path_factory.mktemp("shards") / "in")
+
+
+def run(recipe: Path, out: Path, *sets: str, shard: str | None = None, until: str | None = None) -> bool:
+    """Whether the run stopped as a shard does."""
+    engine = partial(open_shard, parse_shard(shard)) if shard else None
+    try:
+        run_recipe(load_recipe(recipe, sets), recipe, out, until=until, engine=engine)
+    except ShardDone:
+        return True
+    return False
+
+
+def shards(recipe: Path, folder: Path, count: int, until: str) -> list[Path]:
+    """One round: the run folder copied, a shard made in each copy."""
+    made = []
+    for index in range(count):
+        shard = folder / f"shard{index}"
+        shutil.rmtree(shard, ignore_errors=True)
+        if (folder / "run").exists():
+            shutil.copytree(folder / "run", shard)
+        if run(recipe, shard, shard=f"{index}/{count}", until=until):
+            made.append(shard)
+    return made
+
+
+@pytest.mark.slow
+def test_shards_merged_round_by_round_are_the_run_of_one_machine(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "whole")
+    for stage in ROUNDS:
+        step = stage.split("-")[0]
+        made = shards(recipe, tmp_path, 2, step)
+        found = merge_shards(tmp_path / "run", made[::-1])  # in any order
+        assert (len(made), found.stage) == (2, stage)
+        if stage != "judge":  # the second judge's chunks are a stage of their own, which reads nothing of the first's
+            run(recipe, tmp_path / "run", until=step)
+    assert not run(recipe, tmp_path / "run")
+    assert left(tmp_path / "run") == left(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def judged(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two shards of the judge step, done, and the run they were copied from."""
+    folder = tmp_path_factory.mktemp("judged")
+    run(recipe, folder / "run", until="gate")
+    assert len(shards(recipe, folder, 2, "judge")) == 2
+    return folder
+
+
+@pytest.fixture
+def apart(judged: Path, tmp_path: Path) -> Path:
+    shutil.copytree(judged, tmp_path / "it")
+    return tmp_path / "it"
+
+
+def refused(folder: Path, *parts: str) -> str:
+    """The one line in which a merge is refused; nothing is written then."""
+    before = sorted(path for path in (folder / "run").rglob("*"))
+    with pytest.raises(RunError) as caught:
+        merge_shards(folder / "run", [folder / part for part in parts])
+    assert sorted(path for path in (folder / "run").rglob("*")) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_merge_that_was_cut_short_is_given_again(recipe: Path, apart: Path) -> None:
+    expected = apart / "expected"
+    shutil.copytree(apart / "run", expected)
+    run(recipe, expected, until="judge")
+    merge_shards(apart / "run", [apart / "shard0", apart / "shard1"])
+    for chunk in sorted(apart.glob("run/stages/06-judge/*/chunks/0*.jsonl"))[2:]:
+        chunk.unlink()
+    found = merge_shards(apart / "run", [apart / "shard1", apart / "shard0"])
+    assert (found.stage, found.judgments > 0) == ("judge", True)
+    run(recipe, apart / "run", until="judge")
+    assert left(apart / "run") == left(expected)
+    assert "is finished there already" in refused(apart, "shard0", "shard1")
+
+
+def test_what_does_not_fit_is_not_merged(recipe: Path, apart: Path) -> None:
+    assert "shard 1/2 is not among the folders (1 missing)" in refused(apart, "shard0")
+    assert "named twice" in refused(apart, "shard0", "shard0")
+    assert "named twice" in refused(apart, "run", "shard1")
+    assert "no shard: nothing was made there with --shard" in refused(apart, "shard0", "none")
+    shutil.copytree(apart / "shard0", apart / "again")
+    assert "two of the folders are shard 0/2" in refused(apart, "shard0", "again", "shard1")
+    (first, *_) = sorted(apart.glob("shard1/stages/06-judge/*/chunks/0*.jsonl"))
+    first.rename(apart / "aside")
+    assert "shard1: shard 1/2 is not done: chunk 1 is missing (1 in all)" in refused(apart, "shard0", "shard1")
+    (apart / "aside").rename(first)
+    shutil.copytree(apart / "run", apart / "other")
+    run(recipe, apart / "other", "judging.principles_per_comparison=1", shard="1/2")
+    assert "differ in their stage and settings (06-judge/" in refused(apart, "shard0", "other")
+    shutil.rmtree(apart / "other")
+    shutil.copytree(apart / "run", apart / "other")
+    run(recipe, apart / "other", shard="1/3")
+    assert "number of shards (2, 3)" in refused(apart, "shard0", "other")
+    note = json.loads((apart / "shard0" / NOTE).read_text())
+    (apart / "shard0" / NOTE).write_text(json.dumps(note | {"stage": "../../../outside"}))
+    assert "its shard cannot be read" in refused(apart, "shard0", "shard1")
+
+
+def test_shards_that_read_another_build_are_not_merged(recipe: Path, apart: Path) -> None:
+    shutil.rmtree(apart / "run")
+    run(recipe, apart / "run", until="gate")
+    assert "not the run the shards were copied from: it has not the 'sample' that they read" in refused(
+        apart, "shard0", "shard1"
+    )
+    shutil.rmtree(apart / "shard1")
+    shutil.copytree(apart / "run", apart / "shard1")
+    run(recipe, apart / "shard1", shard="1/2")
+    assert "builds of what the stage reads" in refused(apart, "shard0", "shard1")
+
+
+def test_a_shard_reads_no_step_that_every_shard_would_finish_for_itself(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "run", until="helpful")
+    merge_shards(tmp_path / "run", shards(recipe, tmp_path, 2, "sample"))
+    with pytest.raises(RunError, match="judge: reads a step that only the run folder may finish"):
+        run(recipe, tmp_path / "run", "stages=[revise, helpful, sample, judge]", shard="0/2")
+
+
+def test_a_shard_trains_nothing(recipe: Path, tmp_path: Path) -> None:
+    with open_shard(parse_shard("0/2"), *([None] * 3)) as engine:
+        engine._folder = type("Folder", (), {"path": tmp_path})
+        engine.enter("sample", 4, {})
+        with pytest.raises(RunError, match="sft: training is not done in chunks"):
+            engine.enter("sft", 3, {})
+
+
+@pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "0/0", "1/2/3"])
+def test_a_shard_is_named_i_of_n(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected i/n with i from 0 to n-1"):
+        parse_shard(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("rey", None, None, None), "no engine 'rey' (did you mean 'ray'?)"),
+        (("local", "auto", None, None), "--address and --workers go with --engine ray"),
+        (("local", None, 2, None), "--address and --workers go with --engine ray"),
+        (("ray", None, None, "0/2"), "--shard is for clusters without Ray"),
+    ],
+)
+def test_options_that_do_not_go_together(options: tuple[str, str | None, int | None, str | None], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        chosen_engine(*options, calling={"budget": None, "batch": None})
+    assert message in str(caught.value)
+    with pytest.raises(ConfigError, match="--budget counts or collects the calls of one process"):
+        chosen_engine("ray", None, None, None, calling={"budget": 1.0, "batch": None})
+
+
+def test_the_commands_say_what_is_left(recipe: Path, tmp_path: Path) -> None:
+    arguments = ["helpful", str(recipe), "--out", str(tmp_path / "s0"), "--display", "none", "--shard", "0/1"]
+    with pytest.raises(ShardDone, match=r"revise: 3 of 3 chunks are in .*s0 \(shard 0/1\). .*constitutional merge RUN"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    said = CliRunner().invoke(app, ["merge", str(tmp_path / "run"), str(tmp_path / "s0")])
+    assert said.exit_code == 0 and said.output.startswith("revise: 3 chunks in ")
