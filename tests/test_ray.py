@@ -56,7 +56,7 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
     return [row for row in rows if row["kind"] == kind]
 
 
-def gone(pids: set[int], seconds: float = 30) -> bool:
+def gone(pids: set[int], seconds: float = 120) -> bool:
     until = time.monotonic() + seconds
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
         if time.monotonic() > until:
