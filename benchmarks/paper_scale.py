@@ -23,9 +23,9 @@ from constitutional.backends.embedded import converted_folder
 from constitutional.constitution import load_constitution
 from constitutional.feedback.judge import questions
 from constitutional.interop.pairs import read_pairs
-from constitutional.interop.paper_samples import read_paper_samples
+from constitutional.interop.paper_samples import PaperRound, PaperSample, read_paper_samples
 from constitutional.prompts import load_prompts
-from constitutional.records import Dialogue, assistant, user
+from constitutional.records import Dialogue, user
 from constitutional.templates import TemplatePack, load_pack
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -123,28 +123,31 @@ def writing(count: Counter, pack: TemplatePack) -> dict[str, float]:
     rounds = [(s, r) for s in samples for r in s.rounds]
     size: Callable[[str], int] = lambda text: len(count.text(text))  # noqa: E731
 
-    def asked(template: str) -> list[int]:
-        lengths = []
-        for sample, one in rounds:
-            conversation = (user(sample.prompt), assistant(sample.initial or ""))
-            values = {
-                "conversation": conversation[:1],
-                "answer": sample.initial or "",
-                "critique_request": one.critique_request,
-                "critique": one.critique,
-                "revision_request": one.revision_request,
-            }
-            wanted = {name: value for name, value in values.items() if name in pack.required(template)}
-            lengths.append(len(count.ids(pack.render(template, **wanted).dialogue)))
-        return lengths
+    def asked(template: str, sample: PaperSample, one: PaperRound) -> list[int]:
+        values = {
+            "conversation": (user(sample.prompt),),
+            "answer": sample.initial or "",
+            "critique_request": one.critique_request,
+            "critique": one.critique,
+            "revision_request": one.revision_request,
+        }
+        wanted = {name: value for name, value in values.items() if name in pack.required(template)}
+        return count.ids(pack.render(template, **wanted).dialogue)
 
+    turns = []
+    for sample, one in rounds:
+        critique, revision = asked("critique", sample, one), asked("revise", sample, one)
+        kept = critique + count.text(one.critique)  # what a cache holds when the revision is asked for
+        turns.append((len(critique), len(revision), tree([kept, revision]) - len(kept)))
+    criticise, revise, beyond = (fmean(column) for column in zip(*turns, strict=True))
     return {
         "prompt": fmean(len(count.ids(p.messages)) for p in prompts),
         "answer": fmean(size(s.initial or "") for s in samples),
         "critique": fmean(size(r.critique) for _, r in rounds),
         "revision": fmean(size(r.revision) for _, r in rounds),
-        "asked to criticise": fmean(asked("critique")),
-        "asked to revise": fmean(asked("revise")),
+        "asked to criticise": criticise,
+        "asked to revise": revise,
+        "of these not read before": beyond,
     }
 
 
@@ -160,8 +163,7 @@ class Load:
 
 
 def loads(size: dict[str, float], judged: float, feedback: Model) -> list[Load]:
-    shared = size["asked to criticise"] + size["critique"]  # a revision goes on where its critique ended
-    turns = size["asked to criticise"] + max(0.0, size["asked to revise"] - shared)
+    turns = size["asked to criticise"] + size["of these not read before"]
     said = size["critique"] + size["revision"]
     longest = size["asked to revise"] + size["revision"]
     return [
@@ -211,7 +213,7 @@ def main() -> None:
         judged[name] = judging(count, load_pack(name), arguments.pairs)
         alone, by_order, by_pair = judged[name]
         print(f"{name:<12}{alone:>8.0f}{by_order:>20.1f}{by_pair:>18.1f}")
-    size = writing(count, load_pack("chat"))
+    size = writing(count, load_pack("transcript"))
     print("\nmean tokens: " + ", ".join(f"{name} {value:.0f}" for name, value in size.items()))
     print(
         f"\nassumed of one {gpu.name}: {gpu.bf16 / 1e12:.0f} TFLOP/s bf16, {gpu.fp8 / 1e12:.0f} fp8, of which "

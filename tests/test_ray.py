@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from scale_recipe import left, write_scale_recipe
 
 from constitutional.config import load_recipe
 from constitutional.display import Silent
-from constitutional.errors import BackendError
 from constitutional.pipeline import run_recipe
 from constitutional.pipeline.ray_engine import RayChoice, open_ray
 
@@ -37,7 +37,9 @@ def cluster() -> Iterator[str]:
     try:
         yield context.address_info["address"]
     finally:
+        own = psutil.Process().children(recursive=True)
         ray.shutdown()
+        psutil.wait_procs(own, timeout=20)  # they write to the folder as long as they live
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -57,6 +59,7 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
 
 
 def gone(pids: set[int], seconds: float = 120) -> bool:
+    """Whether no process is left, or soon none: some of Ray's look for their parent once in a while."""
     until = time.monotonic() + seconds
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
         if time.monotonic() > until:
@@ -91,22 +94,36 @@ def test_workers_killed_again_and_again_leave_the_bytes_of_a_local_run(
     assert gone({int(str(row["pid"])) for row in events(tmp_path / "run", "worker")})
 
 
-def test_an_error_in_a_worker_is_the_error_of_a_local_run(
-    cluster: str, whole: tuple[Path, Path], tmp_path: Path
+def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "constitutional", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+    )
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_is_the_error_of_a_local_run_and_nothing_of_ray_is_left(
+    whole: tuple[Path, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(whole[0].parent, tmp_path / "in")
     recipe, model = tmp_path / "in" / "recipe.yaml", tmp_path / "in" / "model.yaml"
     model.write_text('fail: ["red 4"]\n' + model.read_text())
-    with pytest.raises(BackendError, match=r"^scripted failure on 'red 4'$") as caught:
-        run_recipe(load_recipe(recipe), recipe, tmp_path / "run", engine=ENGINE)
-    assert caught.value.retryable
+    scratch = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    arguments = ("run", str(recipe), "--out", str(tmp_path / "run"), "--display", "none", "--engine", "ray")
+    driver = start(*arguments, "--workers", "2", TMPDIR=str(scratch))
+    started: set[int] = set()
+    while driver.poll() is None:
+        with suppress(psutil.Error):
+            started |= {process.pid for process in psutil.Process(driver.pid).children(recursive=True)}
+        time.sleep(0.05)
+    said, _ = driver.communicate()
+    assert len(started) >= 4 and gone(started, 1)
+    assert list(scratch.iterdir()) == []
+    scratch.rmdir()
+    assert driver.returncode == 1 and "Resume with:" in said  # it says that asking again may help
+    assert said.startswith("error: scripted failure on 'red 4'; ") and said.count("\n") == 2
     chunks = sorted(path.name for path in tmp_path.glob("run/stages/01-revise/*/chunks/0*"))
     assert chunks == ["000000.jsonl"]  # what comes before it is kept, as in a local run
-
-
-def start(*arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "constitutional", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from constitutional.display import Display
 from constitutional.errors import BackendError, ConfigError, ConstitutionalError, RunError
 from constitutional.parallel import Crew, WorkerLostError
@@ -30,6 +32,9 @@ from constitutional.settings import Recipe
 
 ON_A_DEVICE = ("local", "embedded", "model")
 """Kinds of models that a worker opens itself, on the GPU where the cluster has some."""
+
+_SHORT, _GRACE = 30, 3.0
+"""Characters of a path that leave room for Ray's sockets; seconds its processes have to end by themselves."""
 
 _STORE = 100 * 2**20
 """Bytes of shared memory of a Ray of our own; records are small."""
@@ -122,6 +127,8 @@ class RayWorkers:
         self._ray, self._folder = ray, folder
         self._actors: dict[int, Any] = {}
         self._scratch: Path | None = None
+        self._started: list[psutil.Process] = []
+        """The processes of a Ray of our own; theirs are below them."""
         self._joined = ray.is_initialized()
         threads = inputs.recipe.threads or 1
         if not self._joined:
@@ -211,9 +218,15 @@ class RayWorkers:
     def close(self) -> None:
         """Ends the actors, and Ray where it was started or joined here."""
         self.dismiss()
-        if not self._joined:
-            self._ray.shutdown()
+        if self._joined:
+            return
+        own = [process for one in self._started for process in (one, *_below(one))]
+        self._ray.shutdown()
         if self._scratch is not None:
+            for process in psutil.wait_procs(own, timeout=_GRACE)[1]:  # agents notice late that their parent is gone
+                with suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(own, timeout=_GRACE)
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start_ray(self, choice: RayChoice, threads: int) -> None:
@@ -221,7 +234,8 @@ class RayWorkers:
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if choice.address is None:
             # a folder of its own, with a short name: sockets lie in it, whose paths may have 107 characters
-            self._scratch = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
+            short = len(tempfile.gettempdir()) <= _SHORT
+            self._scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=None if short else "/tmp"))
             cpus = threads * (choice.workers or max(1, (os.cpu_count() or 1) // threads))
             own = {"num_cpus": cpus, "object_store_memory": _STORE, "include_dashboard": False}
             options = {**own, "_temp_dir": str(self._scratch), "address": "local", **quiet}
@@ -229,14 +243,24 @@ class RayWorkers:
             options = {"address": choice.address, **quiet}
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
+        others = set(psutil.Process().children())
         try:
             self._ray.init(**options)
+            if self._scratch is not None:
+                self._started = [process for process in psutil.Process().children() if process not in others]
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"--address {choice.address or '(this machine)'}: no Ray there: {reason}") from error
         finally:
             for number, handler in before.items():  # Ray sets its own
                 signal.signal(number, handler)
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def shared_limits(recipe: Recipe, workers: int) -> Recipe:
