@@ -134,14 +134,17 @@ def test_a_driver_killed_with_its_own_ray_leaves_nothing_behind_and_a_folder_tha
     out = tmp_path / "run"
     arguments = ["run", str(recipe), "--out", str(out), "--display", "none", "--engine", "ray"]
     driver = start(*arguments, "--workers", "2")
-    until = time.monotonic() + 120
-    while not list(out.glob("stages/02-helpful/*/chunks/0*")):
-        assert time.monotonic() < until and driver.poll() is None
-        time.sleep(0.02)
-    started = {process.pid for process in psutil.Process(driver.pid).children(recursive=True)}
-    started |= {int(str(row["pid"])) for row in events(out, "worker")}
-    driver.kill()
-    driver.communicate()
+    try:
+        until = time.monotonic() + 240
+        while not list(out.glob("stages/01-revise/*/manifest.json")):
+            assert time.monotonic() < until and driver.poll() is None
+            time.sleep(0.02)
+        started = {process.pid for process in psutil.Process(driver.pid).children(recursive=True)}
+        started |= {int(str(row["pid"])) for row in events(out, "worker")}
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert not list(out.glob("stages/07*"))
     assert len(started) >= 4 and gone(started)
     shutil.copytree(out, tmp_path / "other")
     run_recipe(load_recipe(recipe), recipe, out)
