@@ -134,20 +134,18 @@ def writing(count: Counter, pack: TemplatePack) -> dict[str, float]:
         wanted = {name: value for name, value in values.items() if name in pack.required(template)}
         return count.ids(pack.render(template, **wanted).dialogue)
 
-    turns = []
-    for sample, one in rounds:
-        critique, revision = asked("critique", sample, one), asked("revise", sample, one)
-        kept = critique + count.text(one.critique)  # what a cache holds when the revision is asked for
-        turns.append((len(critique), len(revision), tree([kept, revision]) - len(kept)))
-    criticise, revise, beyond = (fmean(column) for column in zip(*turns, strict=True))
+    critiques, revisions = ([asked(name, s, r) for s, r in rounds] for name in ("critique", "revise"))
+    written = [count.text(r.critique) for _, r in rounds]
+    kept = [question + said for question, said in zip(critiques, written, strict=True)]  # what a cache then holds
+    read = tree([*kept, *revisions]) - sum(map(len, written))
     return {
         "prompt": fmean(len(count.ids(p.messages)) for p in prompts),
         "answer": fmean(size(s.initial or "") for s in samples),
         "critique": fmean(size(r.critique) for _, r in rounds),
         "revision": fmean(size(r.revision) for _, r in rounds),
-        "asked to criticise": criticise,
-        "asked to revise": revise,
-        "of these not read before": beyond,
+        "asked to criticise": fmean(map(len, critiques)),
+        "asked to revise": fmean(map(len, revisions)),
+        "of these both not read before": read / len(rounds),
     }
 
 
@@ -163,7 +161,7 @@ class Load:
 
 
 def loads(size: dict[str, float], judged: float, feedback: Model) -> list[Load]:
-    turns = size["asked to criticise"] + size["of these not read before"]
+    turns = size["of these both not read before"]
     said = size["critique"] + size["revision"]
     longest = size["asked to revise"] + size["revision"]
     return [
