@@ -11,6 +11,7 @@ from trl import DPOConfig
 
 from constitutional.errors import TrainingError
 from constitutional.records import Failure, assistant
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import PreferenceRow, RlResult
@@ -49,6 +50,7 @@ def train_dpo(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> RlResult:
     """Trains a policy on comparisons and saves a merged model folder.
 
@@ -64,6 +66,7 @@ def train_dpo(
         trl: fields of `trl.DPOConfig`.
         lora: fields of `peft.LoraConfig`, the reference is the policy without adapters; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -90,7 +93,7 @@ def train_dpo(
             callbacks=[watch],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
-        steps, weights = train(trainer)
+        steps, weights = train(trainer, checkpoints)
         save(trainer, tokenizer, folder)
     texts = [text for row in rows for text in (*(m.content for m in row.messages), row.chosen, row.rejected)]
     return RlResult(

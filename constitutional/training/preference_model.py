@@ -12,8 +12,9 @@ from datasets import Dataset
 from trl import RewardConfig
 
 from constitutional.errors import TrainingError
-from constitutional.records import seed_for
+from constitutional.records import Record, seed_for
 from constitutional.training.agreement import agreement, agreement_by
+from constitutional.training.checkpoints import Checkpoints, finished_member, keep_member
 from constitutional.training.folders import save_merged
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
@@ -57,8 +58,7 @@ class Committee:
     spread: float = 1.0
 
 
-@dataclass(frozen=True)
-class _Trained:
+class _Trained(Record):
     """What one model's training left."""
 
     steps: int
@@ -82,6 +82,7 @@ def train_preference_model(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> PreferenceModelResult:
     """Trains a scalar preference model from a chat model and measures it on held-out labels.
 
@@ -101,6 +102,7 @@ def train_preference_model(
         trl: fields of `trl.RewardConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -122,8 +124,10 @@ def train_preference_model(
         for k, own in enumerate(seeds):
             part = folder / f"member-{k}" if committee else folder
             part.mkdir(exist_ok=True)
-            trained.append(
-                _train_one(
+            kept = checkpoints.under(part.name) if checkpoints and committee else checkpoints
+            one = finished_member(kept, part, _Trained) if committee else None
+            if one is None:
+                one = _train_one(
                     bootstrap(pairs, own) if committee else pairs,
                     (measured or pairs)[:8],
                     centred_on=pairs[:PROBED] if committee else [],
@@ -132,8 +136,11 @@ def train_preference_model(
                     args=prepare(part, fixed={"seed": own}),
                     peft=lora_config(lora, "SEQ_CLS"),
                     on_log=_as_one_run(on_log, k, len(seeds)),
+                    checkpoints=kept,
                 )
-            )
+                if committee:
+                    keep_member(kept, part, one, one.steps)
+            trained.append(one)
         if committee:
             _write_ensemble(folder, committee, trained)
         if conditions:
@@ -171,6 +178,7 @@ def _train_one(
     args: Any,
     peft: Any,
     on_log: OnLog | None,
+    checkpoints: Checkpoints | None,
 ) -> _Trained:
     """Trains one model, saves it in `args.output_dir` and opens it again; it must score `probed` as it did before.
 
@@ -189,7 +197,7 @@ def _train_one(
         peft_config=peft,
     )
     start_undecided(trainer.model)
-    steps, weights = train(trainer)
+    steps, weights = train(trainer, checkpoints)
     live, folder = bare_model(trainer), Path(args.output_dir)
     probe = _sides(probed)
     expected = score_ids(live, probe, pad=tokenizer.pad_token_id)
@@ -200,7 +208,7 @@ def _train_one(
     return _Trained(
         steps=steps,
         trainable=weights.trainable,
-        train_loss=watch.values("train_loss")[-1],
+        train_loss=watch.train_loss,
         model=saved.model,
         offset=sum(common) / len(common) if common else 0.0,
     )

@@ -6,6 +6,7 @@ nothing then. A part that fails leaves the rollout without a reward: it is count
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -114,6 +115,8 @@ class Rewards:
         self.unrewarded = 0
         self.groups = 0
         self.zero_spread_groups = 0
+        self.batches: list[list[RewardRow]] = []
+        """Every batch of rows told of so far."""
 
     def __call__(
         self,
@@ -137,7 +140,8 @@ class Rewards:
         """One row a rollout, in order. An empty answer has no reward.
 
         Raises:
-            TrainingError: a preference model gave a score that is not a number; names the step.
+            TrainingError: a preference model gave a score that is not a number, or a part more or fewer scores than it
+                was asked for; names the step.
         """
         asked = [i for i, text in enumerate(texts) if text.strip()]
         prompts, answers = [self._prompts[prompt_ids[i]] for i in asked], [texts[i] for i in asked]
@@ -149,7 +153,11 @@ class Rewards:
                 if source.kind == "preference_model":
                     raise TrainingError(f"reward at step {step}: {error}") from error
                 found = [Scored(error=str(error))] * len(asked)
-            for i, said in zip(asked, found, strict=True):
+            if len(found) != len(asked):
+                raise TrainingError(
+                    f"reward at step {step}: {source.name} gave {len(found)} scores for {len(asked)} rollouts"
+                )
+            for i, said in zip(asked, _finite(source, found, step), strict=True):
                 if said != Scored():
                     parts[i].append(_part(source, said))
         return [
@@ -166,6 +174,7 @@ class Rewards:
 
     def note(self, rows: Sequence[RewardRow]) -> None:
         """Counts the rows of a step, and tells of them."""
+        self.batches.append(list(rows))
         if self._on_reward is not None:
             self._on_reward(list(rows))
         self.completions += len(rows)
@@ -182,6 +191,21 @@ def _part(source: RewardSource, said: Scored) -> RewardPart:
     return RewardPart(
         name=source.name, kind=source.kind, by=source.by, weight=source.weight, score=said.value, error=said.error
     )
+
+
+def _finite(source: RewardSource, found: Sequence[Scored], step: int) -> list[Scored]:
+    """The scores, one that is no number turned into an error of its rollout.
+
+    Raises:
+        TrainingError: it is a preference model's: the model itself is broken.
+    """
+    broken = [said.value for said in found if said.value is not None and not math.isfinite(said.value)]
+    if broken and source.kind == "preference_model":
+        raise TrainingError(f"reward at step {step}: {source.name} gave {broken[0]}")
+    return [
+        Scored(error=f"the score is {said.value}") if said.value is not None and not math.isfinite(said.value) else said
+        for said in found
+    ]
 
 
 def weighted_sum(parts: Sequence[RewardPart]) -> float | None:

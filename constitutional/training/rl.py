@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from constitutional.errors import ConfigError, nearest
 from constitutional.records import Prompt
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
 from constitutional.training.lora import lora_config
@@ -52,6 +53,7 @@ def train_rl(
     lora: Settings | None = None,
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> RlResult:
     """Trains a policy against a reward and saves a merged model folder.
 
@@ -75,6 +77,7 @@ def train_rl(
         lora: fields of `peft.LoraConfig`, the reference is the policy without adapters; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -107,7 +110,7 @@ def train_rl(
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
         require_unique_names(trainer.reward_func_names)
-        done, weights = train(trainer)
+        done, weights = train(trainer, checkpoints, reward)
         save(trainer, tokenizer, folder)
     return rl_result(
         kept, failures, reward=reward, watch=watch, steps=done, trainable=weights.trainable, tokenizer=tokenizer

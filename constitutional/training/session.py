@@ -13,9 +13,14 @@ from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from constitutional.backends.cpu import prepare_process
+from constitutional.errors import TrainingError
+from constitutional.processes import leads, wait_for_all
+from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.folders import replacing, save_merged
 from constitutional.training.fused_head import labelled_positions_only
 from constitutional.training.guards import WeightWatch
+from constitutional.training.resuming import Keeper, SharedOrder
+from constitutional.training.rewards import Rewards
 
 
 @contextmanager
@@ -40,8 +45,15 @@ def training_session(output: str | Path) -> Iterator[Path]:
             datasets.enable_progress_bars()
 
 
-def train(trainer: Any) -> tuple[int, WeightWatch]:
+def train(
+    trainer: Any, checkpoints: Checkpoints | None = None, reward: Rewards | None = None
+) -> tuple[int, WeightWatch]:
     """Runs a trainer, printing nothing, and refuses a run that trained nothing.
+
+    Args:
+        trainer: a TRL trainer.
+        checkpoints: what to go on from where it was interrupted, and what to write; nothing when None.
+        reward: whose rows a checkpoint keeps, too.
 
     Returns:
         Optimiser steps taken, and the watch that holds the number of trainable parameters.
@@ -51,10 +63,27 @@ def train(trainer: Any) -> tuple[int, WeightWatch]:
     """
     trainer.remove_callback(PrinterCallback)  # prints every log; ours go to `on_log`
     weights = WeightWatch(trainer.model)
-    trainer.train()
+    trainer.add_callback(SharedOrder())
+    found = newest(checkpoints)
+    if checkpoints is not None:
+        trainer.add_callback(Keeper(trainer, checkpoints, reward, found))
+    with naming_the_last(checkpoints):
+        trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
     steps = int(trainer.state.global_step)
     weights.check(trainer.model, steps=steps)
     return steps, weights
+
+
+@contextmanager
+def naming_the_last(checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Adds to an error that stops a training which checkpoint is left of it."""
+    try:
+        yield
+    except TrainingError as error:
+        found = newest(checkpoints)
+        if found is None:
+            raise
+        raise TrainingError(f"{error}; the checkpoint of step {found.step} is kept") from error
 
 
 def bare_model(trainer: Any) -> Any:

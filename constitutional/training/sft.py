@@ -9,6 +9,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from constitutional.records import Failure, assistant
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import SftResult, SftRow
@@ -37,6 +38,7 @@ def train_sft(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> SftResult:
     """Fine-tunes a chat model on completions and saves a merged model folder.
 
@@ -51,6 +53,7 @@ def train_sft(
         trl: fields of `trl.SFTConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -75,7 +78,7 @@ def train_sft(
             callbacks=[watch],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
-        steps, weights = train(trainer)
+        steps, weights = train(trainer, checkpoints)
         save(trainer, tokenizer, folder)
     losses = watch.values("loss")
     return SftResult(
