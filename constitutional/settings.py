@@ -448,6 +448,9 @@ class Recipe(Record):
 
     `prompts` may be left out where `sample.pairs` brings the comparisons and no step answers prompts.
 
+    `checkpoint_every` is after how many steps a training writes a checkpoint that a killed run goes on from; null writes
+    none. It is no part of what a stage is known by, and does not change what is trained.
+
     `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
     """
 
@@ -461,6 +464,7 @@ class Recipe(Record):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     threads: Count | None = None
     chunk_size: Count = 16
+    checkpoint_every: Count | None = 50
     stages: tuple[StageName, ...] | None = None
     prompts: PromptSettings | None = None
     sampling: RoleSampling = RoleSampling()
@@ -475,6 +479,14 @@ class Recipe(Record):
     rl: RlSettings = RlSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     endpoint: EndpointSettings = EndpointSettings()
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """A recipe that leaves the later settings alone is written as before there were any."""
+        fields: dict[str, object] = handler(self)
+        if self.checkpoint_every == type(self).model_fields["checkpoint_every"].default:
+            fields.pop("checkpoint_every", None)
+        return fields
 
     @model_validator(mode="after")
     def _has_something_to_answer(self) -> Self:

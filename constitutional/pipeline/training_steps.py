@@ -11,7 +11,8 @@ from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
 from constitutional.pipeline.preference_rows import conditions, human_comparisons, labelled_rows, preference_rows
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
-from constitutional.runs import StageResult, write_atomic
+from constitutional.runs import Stage, StageResult
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.rows import RewardRow, SftRow
 
 
@@ -29,7 +30,7 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
     rows = sft_rows(ctx, done["revise"].records(Revision), done["helpful"].records(Answer))
     if not any(row.origin == "revision" for row in rows):
         raise TrainingError("sft: no usable revision to train on (see the flags in the revise stage)")
-    _write_rows(stage.folder / "rows.jsonl", rows)
+    _write_rows(stage, "rows.jsonl", rows)
     from constitutional.training.sft import train_sft
 
     result = train_sft(
@@ -39,9 +40,10 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
         seed=ctx.recipe.seed,
         trl=settings.trl,
         lora=settings.lora.model_dump() if settings.lora else None,
-        on_log=_logger(ctx, "sft"),
+        on_log=_logger(ctx, stage),
+        checkpoints=_checkpoints(ctx, stage),
     )
-    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    stage.write("result.json", result.to_json() + "\n")
     outputs = ["rows.jsonl", "result.json", MODEL_NAMES["sft"]]
     return stage.finish({"rows": result.rows}, outputs=outputs, failed=result.failures)
 
@@ -98,7 +100,7 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
     cited: dict[str, Sequence[Record]] = {"comparisons.jsonl": rows.comparisons, "preferences.jsonl": rows.preferences}
     files |= {name: records for name, records in cited.items() if records}
     for name, records in files.items():
-        _write_rows(stage.folder / name, records)
+        _write_rows(stage, name, records)
     from constitutional.training.preference_model import Committee, train_preference_model
 
     result = train_preference_model(
@@ -113,9 +115,10 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
         committee=Committee(**settings.ensemble.model_dump()) if settings.ensemble else None,
         trl=settings.trl,
         lora=settings.lora.model_dump() if settings.lora else None,
-        on_log=_logger(ctx, "pm"),
+        on_log=_logger(ctx, stage),
+        checkpoints=_checkpoints(ctx, stage),
     )
-    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    stage.write("result.json", result.to_json() + "\n")
     counts = {"rows": result.rows, "heldout": len(rows.heldout)}
     outputs = [*files, "result.json", MODEL_NAMES["pm"]]
     return stage.finish(counts, outputs=outputs, failed=[*rows.failures, *result.failures])
@@ -133,14 +136,15 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         "output": stage.folder / MODEL_NAMES["rl"],
         "seed": ctx.recipe.seed,
         "lora": settings.lora.model_dump() if settings.lora else None,
-        "on_log": _logger(ctx, "rl"),
+        "on_log": _logger(ctx, stage),
+        "checkpoints": _checkpoints(ctx, stage),
     }
     if settings.algorithm == "dpo":
         result = optimise_on_rows(ctx, labelled_rows(ctx, done), common)
     else:
         result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
-    _write_rows(stage.folder / "rewards.jsonl", rewards)
-    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    _write_rows(stage, "rewards.jsonl", rewards)
+    stage.write("result.json", result.to_json() + "\n")
     outputs = ["rewards.jsonl", "result.json", MODEL_NAMES["rl"]]
     counts = {"rewards": len(rewards), **({"rows": result.rows} if result.rows else {})}
     failed = [*result.failures, *_unrewarded(rewards)]
@@ -170,15 +174,27 @@ def _weights_of(spec: str) -> Path:
     raise TrainingError(f"{spec} cannot be trained: a policy is local: or embedded:")
 
 
-def _write_rows(path: Path, rows: Iterable[Record]) -> None:
-    write_atomic(path, "".join(row.to_json() + "\n" for row in rows))
+def _write_rows(stage: Stage, name: str, rows: Iterable[Record]) -> None:
+    stage.write(name, "".join(row.to_json() + "\n" for row in rows))
 
 
-def _logger(ctx: Context, stage: str) -> Callable[[dict[str, Any]], None]:
-    """Every log of a trainer goes to metrics.jsonl; its step and loss to the display."""
+def _checkpoints(ctx: Context, stage: Stage) -> Checkpoints:
+    return Checkpoints(stage.checkpoints, ctx.recipe.checkpoint_every)
+
+
+def _logger(ctx: Context, stage: Stage) -> Callable[[dict[str, Any]], None]:
+    """Every log of a trainer goes to metrics.jsonl; its step and loss to the display.
+
+    The first one says where the training begins or goes on: what an interrupted attempt logged beyond is taken out.
+    """
+    begun = False
 
     def log(row: dict[str, Any]) -> None:
-        ctx.folder.metric(stage=stage, **row)
+        nonlocal begun
+        if not begun:
+            ctx.folder.forget_metrics(stage.name, stage.key, int(row["step"]))
+            begun = True
+        ctx.folder.metric(stage=stage.name, key=stage.key, **row)
         if "step" in row and "steps" in row:
             note = f"loss {row['loss']:.3f}" if isinstance(row.get("loss"), float) else ""
             if isinstance(row.get("reward"), float):

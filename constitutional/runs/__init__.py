@@ -21,7 +21,7 @@ import filelock
 
 from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import RunError
-from constitutional.runs.logs import append_line, read_log
+from constitutional.runs.logs import append_line, drop_lines, read_log
 from constitutional.runs.manifest import InputStamp, Manifest, StageResult, load_result, now
 from constitutional.runs.stage import Stage
 
@@ -116,6 +116,19 @@ class RunFolder:
     def metric(self, **fields: object) -> None:
         """Adds a line to metrics.jsonl; a NaN is written as the string "nan". Raises as `event` does."""
         append_line(self.path / "metrics.jsonl", {**fields, "time": now()})
+
+    def forget_metrics(self, stage: str, key: str, step: int) -> None:
+        """Takes out of metrics.jsonl what an interrupted training logged from a step on, which is done again now.
+
+        Raises:
+            RunError: the log is damaged or cannot be written.
+        """
+
+        def redone(row: Mapping[str, object]) -> bool:
+            logged = row.get("step")
+            return (row.get("stage"), row.get("key")) == (stage, key) and isinstance(logged, int) and logged >= step
+
+        drop_lines(self.path / "metrics.jsonl", redone)
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

@@ -40,7 +40,7 @@ from constitutional.runs.manifest import (
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
-_CHUNKS, _STARTED = "chunks", "started.json"
+_CHUNKS, _CHECKPOINTS, _STARTED = "chunks", "checkpoints", "started.json"
 
 
 class Stage:
@@ -81,6 +81,15 @@ class Stage:
             inputs = {name: stamp.model_dump() for name, stamp in self._inputs.items()}
             write_atomic(self._path / _STARTED, json_bytes({"inputs": inputs, "started": now()}))
         return self._path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a training keeps what it would go on from; gone when the stage is finished."""
+        return self.folder / _CHECKPOINTS
+
+    def write(self, name: str, content: str) -> None:
+        """Writes a file of the stage's folder, whole or not at all."""
+        write_atomic(self.folder / name, content)
 
     def run_chunks(
         self,
@@ -187,7 +196,8 @@ class Stage:
         """Removes what only an unfinished stage needs; the note goes last, so an interrupted tidying is resumed."""
         for temp in self._path.glob(".*.tmp"):
             temp.unlink(missing_ok=True)
-        shutil.rmtree(self._path / _CHUNKS, ignore_errors=True)
+        for name in (_CHUNKS, _CHECKPOINTS):
+            shutil.rmtree(self._path / name, ignore_errors=True)
         (self._path / _STARTED).unlink(missing_ok=True)
 
     def _note(self) -> str | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +80,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         require_finite(self._trainer.model, state.global_step)
         write_atomic(written / _name(), self._epoch.numpy().tobytes())
-        if self._reward is not None and leads():
-            write_rewards(written / REWARDS, self._reward)
+        if leads():
+            (Path(args.output_dir) / "README.md").unlink(missing_ok=True)  # TRL's card of the model: ours says more
+            if self._reward is not None:
+                write_rewards(written / REWARDS, self._reward)
         keep(written, self._checkpoints, state.global_step)
 
 
@@ -89,6 +94,18 @@ class SharedOrder(TrainerCallback):  # type: ignore[misc]
         """Before the epoch's order is drawn."""
         if processes() > 1 and args.train_sampling_strategy == "group_by_length":
             torch.set_rng_state(broadcast(torch.get_rng_state().to(args.device)).cpu())
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Keeps a library from warning of what is in order: tied weights stand in a checkpoint once."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def write_rewards(path: Path, reward: Rewards) -> None:

@@ -19,7 +19,7 @@ from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.folders import replacing, save_merged
 from constitutional.training.fused_head import labelled_positions_only
 from constitutional.training.guards import WeightWatch
-from constitutional.training.resuming import Keeper, SharedOrder
+from constitutional.training.resuming import Keeper, SharedOrder, quiet
 from constitutional.training.rewards import Rewards
 
 
@@ -67,7 +67,7 @@ def train(
     found = newest(checkpoints)
     if checkpoints is not None:
         trainer.add_callback(Keeper(trainer, checkpoints, reward, found))
-    with naming_the_last(checkpoints):
+    with naming_the_last(checkpoints), quiet("transformers.trainer"):
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
     steps = int(trainer.state.global_step)
     weights.check(trainer.model, steps=steps)

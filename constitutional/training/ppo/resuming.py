@@ -12,7 +12,7 @@ from constitutional.atomic import write_atomic
 from constitutional.processes import leads
 from constitutional.training.checkpoints import Checkpoint, Checkpoints, keep
 from constitutional.training.guards import StepWatch, require_finite
-from constitutional.training.resuming import REWARDS, restore_rewards, write_rewards
+from constitutional.training.resuming import REWARDS, quiet, restore_rewards, write_rewards
 from constitutional.training.rewards import Rewards
 
 _STATE = "ppo.json"
@@ -49,7 +49,8 @@ def keep_progress(
     """
     require_finite(model, step)
     written = folder / f"checkpoint-{step}"
-    accelerator.save_state(str(written))
+    with quiet("accelerate.utils.other"):
+        accelerator.save_state(str(written))
     if leads():
         state = {"kl": kl, "order": bytes(order.get_state().tolist()).hex(), "history": watch.history}
         write_atomic(written / _STATE, json.dumps(state) + "\n")
