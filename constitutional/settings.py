@@ -448,8 +448,8 @@ class Recipe(Record):
 
     `prompts` may be left out where `sample.pairs` brings the comparisons and no step answers prompts.
 
-    `checkpoint_every` is after how many steps a training writes a checkpoint that a killed run goes on from; null writes
-    none. It is no part of what a stage is known by, and does not change what is trained.
+    `checkpoint_every` is after how many steps a training writes a checkpoint, which a killed run goes on from; null
+    writes none. It is no part of what a stage is known by, and does not change what is trained.
 
     `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
     """

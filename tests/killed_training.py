@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 from tiny_model import save_tiny_model
+from training_recipe import training_recipe, write_training_recipe
 from training_tasks import REWARDED, TASKS
 
 from constitutional.backends.cpu import prepare_process
-from constitutional.training import checkpoints, preference_model, session
+from constitutional.pipeline import run_recipe
+from constitutional.runs import RunFolder
+from constitutional.training import checkpoints, session
 from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.ppo import stage
 
@@ -77,9 +80,23 @@ def arm(point: str) -> int:
             for owner in (session, stage):
                 on_call(owner, "newest", before=False)
         case "saved":  # the model is written, but not yet under its name
-            for owner in (session, stage, preference_model):
+            for owner in (session, stage):
                 on_call(owner, "save_merged", before=False)
     return count if what == "step" else 0
+
+
+def run(recipe: Path, folder: Path, point: str) -> None:
+    """The recipe; the point is a stage and the step it logs when it dies."""
+    stage, _, step = point.partition(":")
+    theirs = RunFolder.metric
+
+    def metric(self: RunFolder, **fields: Any) -> None:
+        theirs(self, **fields)
+        if (fields["stage"], str(fields["step"])) == (stage, step):
+            die()
+
+    RunFolder.metric = metric  # type: ignore[method-assign]
+    run_recipe(training_recipe(recipe), recipe, folder / "run")
 
 
 def attempt(task: str, policy: Path, folder: Path, every: int | None, last: int) -> None:
@@ -107,7 +124,10 @@ def forked(task: str, policy: Path, folder: Path, point: str, every: int | None 
     if child == 0:
         try:
             torch.set_num_threads(1)
-            attempt(task, policy, folder, every, arm(point))
+            if task == "recipe":
+                run(policy.parent / "in" / "recipe.yaml", folder, point)
+            else:
+                attempt(task, policy, folder, every, arm(point))
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -133,6 +153,7 @@ def forked(task: str, policy: Path, folder: Path, point: str, every: int | None 
 def main(root: Path, asked: list[str]) -> None:
     prepare_process()  # tries the processor out, once
     policy = save_tiny_model(root / "policy")
+    write_training_recipe(root / "in")
     for one in asked:
         task, _, points = one.partition("=")
         forked(task, policy, root / f"{task}-whole", "", every=None)

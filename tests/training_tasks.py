@@ -18,6 +18,7 @@ from constitutional.training.rl import train_rl
 from constitutional.training.rows import PreferenceRow, SftRow
 from constitutional.training.sft import train_sft
 
+# twelve rows are three steps an epoch: checkpoints after every second one stand within epochs and between them
 BATCH = {"bf16": False, "learning_rate": 3e-3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 DRAWN: dict[str, Any] = {
     "rewards": [letters_source()],
@@ -32,7 +33,7 @@ DRAWN: dict[str, Any] = {
 LORA = {"r": 4, "dropout": 0.1}
 
 
-def sft_rows(count: int = 8) -> list[SftRow]:
+def sft_rows(count: int = 12) -> list[SftRow]:
     """Rows of different lengths, which are grouped by them."""
     return [
         SftRow(
@@ -46,7 +47,7 @@ def sft_rows(count: int = 8) -> list[SftRow]:
     ]
 
 
-def preference_rows(count: int = 8) -> list[PreferenceRow]:
+def preference_rows(count: int = 12) -> list[PreferenceRow]:
     draw = random.Random(0)
     return [
         PreferenceRow(
@@ -64,16 +65,16 @@ def preference_rows(count: int = 8) -> list[PreferenceRow]:
 
 
 def _sft(policy: Path, **common: Any) -> Any:
-    return train_sft(sft_rows(), model=policy, seed=0, trl={**BATCH, "num_train_epochs": 4}, **common)
+    return train_sft(sft_rows(), model=policy, seed=0, trl={**BATCH, "num_train_epochs": 3}, **common)
 
 
 def _sft_lora(policy: Path, **common: Any) -> Any:
-    return train_sft(sft_rows(), model=policy, seed=0, trl={**BATCH, "num_train_epochs": 4}, lora=LORA, **common)
+    return train_sft(sft_rows(), model=policy, seed=0, trl={**BATCH, "num_train_epochs": 3}, lora=LORA, **common)
 
 
 def _pm(policy: Path, committee: Committee | None = None, **common: Any) -> Any:
     rows = preference_rows()
-    trl = {**BATCH, "num_train_epochs": 4}
+    trl = {**BATCH, "num_train_epochs": 3}
     return train_preference_model(rows, rows[:2], model=policy, seed=0, trl=trl, committee=committee, **common)
 
 
@@ -82,7 +83,7 @@ def _ensemble(policy: Path, **common: Any) -> Any:
 
 
 def _dpo(policy: Path, **common: Any) -> Any:
-    trl = {**BATCH, "num_train_epochs": 4}
+    trl = {**BATCH, "num_train_epochs": 3}
     return train_dpo(preference_rows(), policy=policy, beta=0.5, labels="soft", seed=0, trl=trl, **common)
 
 

@@ -24,7 +24,7 @@ from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, PendingError, RunError, nearest
 from constitutional.feedback.gate import require
 from constitutional.interop.pairs import UNUSABLE
-from constitutional.ledger import open_ledger
+from constitutional.ledger import open_ledger, open_ledger_read_only
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
@@ -41,8 +41,10 @@ from constitutional.pipeline.preflight import (
     check_steps,
 )
 from constitutional.pipeline.rewarding import check_rewards
+from constitutional.pipeline.team import Team, leading, open_team, results
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
-from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
+from constitutional.processes import leads
+from constitutional.runs import RunFolder, StageResult, follow_run, load_result, open_run, write_atomic
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
 from constitutional.settings import Recipe
 
@@ -107,6 +109,8 @@ def run_recipe(
 ) -> RunOutcome:
     """Runs a recipe in a run folder; what is finished there under the same settings is reused.
 
+    Under `torchrun` or `accelerate launch` the leading process does so, and the others join it in the trainings.
+
     Args:
         recipe: the settings.
         recipe_file: the file they come from; relative paths are looked up beside it.
@@ -126,13 +130,23 @@ def run_recipe(
     if until is not None and until not in STEPS:
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
     inputs = load_inputs(recipe, recipe_file)
-    check_recipe(inputs, until)
-    with open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
+    if leads():
+        check_recipe(inputs, until)
+    team = open_team(budget)
+    if team is not None and not leads():
+        return _join(team, inputs, run_folder)
+    with leading(team), open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
         check_constitution(folder.path, inputs.constitution, accept_constitution)
         check_ledger(ledger, list(_current(folder).values()))
         _write_lock(folder, inputs)
         context = Context(
-            **inputs.__dict__, folder=folder, ledger=ledger, display=display or Silent(), budget=budget, batch=batch
+            **inputs.__dict__,
+            folder=folder,
+            ledger=ledger,
+            display=display or Silent(),
+            budget=budget,
+            batch=batch,
+            team=team,
         )
         try:
             steps = _run_steps(context, until, fail_on_error)
@@ -147,6 +161,16 @@ def run_recipe(
         write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, MODEL_NAMES)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
+
+
+def _join(team: Team, inputs: Inputs, run_folder: Path) -> RunOutcome:
+    """What the processes do that do not lead: they train along, and write nothing."""
+    while (call := team.listen()) is not None:
+        with follow_run(run_folder) as folder, open_ledger_read_only(folder.ledger_path) as ledger:
+            context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=Silent(), team=team)
+            STEPS[call.step](context, results(run_folder, call), call.number)
+        release_memory()
+    return RunOutcome(run_folder, (), run_folder / "report.html")
 
 
 def check_recipe(inputs: Inputs, until: str | None = None) -> None:

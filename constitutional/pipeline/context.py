@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from constitutional.feedback.judging.ways import Way
 from constitutional.interop.pairs import LabelledPairs, read_pairs
 from constitutional.ledger import Ledger
 from constitutional.pipeline.jury import Juror, jury
+from constitutional.pipeline.team import Team
 from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
@@ -181,6 +183,12 @@ class Context(Inputs):
     """US dollars that all calls to servers may cost, those of earlier attempts in this folder included."""
     batch: Path | None = None
     """A folder for batch files, which calls to servers are written to instead of being made."""
+    team: Team | None = None
+    """The processes of the launch, where there are several."""
+
+    def training(self, step: str, number: int, done: Done) -> AbstractContextManager[None]:
+        """Around the call that trains: every process of the launch is in it."""
+        return nullcontext() if self.team is None else self.team.training(self.folder, step, number, done)
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""

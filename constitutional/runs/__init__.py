@@ -21,6 +21,7 @@ import filelock
 
 from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import RunError
+from constitutional.processes import leads
 from constitutional.runs.logs import append_line, drop_lines, read_log
 from constitutional.runs.manifest import InputStamp, Manifest, StageResult, load_result, now
 from constitutional.runs.stage import Stage
@@ -32,6 +33,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "atomic_file",
+    "follow_run",
     "holder",
     "load_result",
     "open_run",
@@ -63,6 +65,11 @@ def open_run(path: Path) -> RunFolder:
         lock.release()
         raise
     return RunFolder(path, lock)
+
+
+def follow_run(path: Path) -> RunFolder:
+    """A run folder that the leading process of this launch holds; this one writes nothing to it."""
+    return RunFolder(path, filelock.FileLock(path / ".lock", is_singleton=False))
 
 
 class RunFolder:
@@ -111,11 +118,13 @@ class RunFolder:
         Raises:
             RunError: the line cannot be written.
         """
-        append_line(self.path / "events.jsonl", {**fields, "time": now(), "kind": kind})
+        if leads():
+            append_line(self.path / "events.jsonl", {**fields, "time": now(), "kind": kind})
 
     def metric(self, **fields: object) -> None:
         """Adds a line to metrics.jsonl; a NaN is written as the string "nan". Raises as `event` does."""
-        append_line(self.path / "metrics.jsonl", {**fields, "time": now()})
+        if leads():
+            append_line(self.path / "metrics.jsonl", {**fields, "time": now()})
 
     def forget_metrics(self, stage: str, key: str, step: int) -> None:
         """Takes out of metrics.jsonl what an interrupted training logged from a step on, which is done again now.
@@ -128,7 +137,8 @@ class RunFolder:
             logged = row.get("step")
             return (row.get("stage"), row.get("key")) == (stage, key) and isinstance(logged, int) and logged >= step
 
-        drop_lines(self.path / "metrics.jsonl", redone)
+        if leads():
+            drop_lines(self.path / "metrics.jsonl", redone)
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

@@ -22,6 +22,7 @@ from pydantic import JsonValue
 
 from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import PendingError, RunError
+from constitutional.processes import leads
 from constitutional.records import Failure, Record, canonical_json, short_digest
 from constitutional.runs.logs import file_digest, json_bytes, read_rows
 from constitutional.runs.manifest import (
@@ -40,6 +41,7 @@ from constitutional.runs.manifest import (
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
+_GLANCE = 0.1  # seconds between two looks at what another process writes
 _CHUNKS, _CHECKPOINTS, _STARTED = "chunks", "checkpoints", "started.json"
 
 
@@ -64,14 +66,17 @@ class Stage:
         result = load_result(self._path)
         if result is None or result.manifest.inputs != self._inputs:
             return None
-        if (self._path / _STARTED).exists():  # killed after the manifest, before the tidying
+        if leads() and (self._path / _STARTED).exists():  # killed after the manifest, before the tidying
             self._tidy()
         return result
 
     @property
     def folder(self) -> Path:
-        """The folder to work in. Whatever is stale in it is removed first; what an interrupted attempt left is kept."""
-        if self.result() is None and (self._note() is None or (self._path / MANIFEST).exists()):
+        """The folder to work in. Whatever is stale in it is removed first; what an interrupted attempt left is kept.
+
+        Of several processes the leading one sees to that, before it calls the others.
+        """
+        if leads() and self.result() is None and (self._note() is None or (self._path / MANIFEST).exists()):
             try:
                 if self._path.exists():
                     shutil.rmtree(self._path)
@@ -88,8 +93,9 @@ class Stage:
         return self.folder / _CHECKPOINTS
 
     def write(self, name: str, content: str) -> None:
-        """Writes a file of the stage's folder, whole or not at all."""
-        write_atomic(self.folder / name, content)
+        """Writes a file of the stage's folder, whole or not at all; of several processes the leading one does."""
+        if leads():
+            write_atomic(self.folder / name, content)
 
     def run_chunks(
         self,
@@ -151,6 +157,8 @@ class Stage:
     ) -> StageResult:
         """Merges the chunks, if there are any, and writes the manifest, after which the stage is finished.
 
+        A process that does not lead waits until the leading one has done so.
+
         Args:
             counts: what the manifest shall count beside `records` and `failures`.
             outputs: files and folders the stage wrote in its folder, relative to it.
@@ -160,6 +168,8 @@ class Stage:
         Raises:
             RunError: a chunk is missing or damaged, an output is missing, or the disk is full.
         """
+        while not leads() and self.result() is None:
+            time.sleep(_GLANCE)
         if done := self.result():
             return done
         folder, names = self.folder, list(outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from datasets import Dataset
 from trl import DPOConfig
 
 from constitutional.errors import TrainingError
+from constitutional.processes import leads, processes, wait_for_all
 from constitutional.records import Failure, assistant
 from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.guards import OnLog, StepWatch, require_rows
@@ -36,6 +38,7 @@ HARD_ONLY: dict[str, object] = {
 }
 """Other losses have no soft form: under soft labels these fields are ours."""
 
+SHARED = ".rows"
 Labels = Literal["soft", "hard"]
 
 
@@ -88,12 +91,13 @@ def train_dpo(
             str(policy),
             args=args,
             data_collator=SoftPairCollator(tokenizer.pad_token_id),
-            train_dataset=Dataset.from_list(examples),
+            train_dataset=shared_rows(examples, folder),
             processing_class=tokenizer,
             callbacks=[watch],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
         steps, weights = train(trainer, checkpoints)
+        shutil.rmtree(folder / SHARED, ignore_errors=True)
         save(trainer, tokenizer, folder)
     texts = [text for row in rows for text in (*(m.content for m in row.messages), row.chosen, row.rejected)]
     return RlResult(
@@ -112,6 +116,16 @@ def train_dpo(
         preference_model=None,
         rows=len(examples),
     )
+
+
+def shared_rows(examples: list[dict[str, Any]], folder: Path) -> Dataset:
+    """The rows as a data set. TRL keeps what the reference says of them beside it, where every process must find it."""
+    if processes() == 1:
+        return Dataset.from_list(examples)
+    if leads():
+        Dataset.from_list(examples).save_to_disk(str(folder / SHARED))
+    wait_for_all()
+    return Dataset.load_from_disk(str(folder / SHARED))
 
 
 def tokenised_pairs(

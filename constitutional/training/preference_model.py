@@ -12,10 +12,10 @@ from datasets import Dataset
 from trl import RewardConfig
 
 from constitutional.errors import TrainingError
+from constitutional.processes import leads, wait_for_all
 from constitutional.records import Record, seed_for
 from constitutional.training.agreement import agreement, agreement_by
 from constitutional.training.checkpoints import Checkpoints, finished_member, keep_member
-from constitutional.training.folders import save_merged
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.pairs import Pair, bootstrap, tokenised_pairs
@@ -29,7 +29,7 @@ from constitutional.training.pm_folder import (
 )
 from constitutional.training.rows import MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
-from constitutional.training.session import bare_model, train, training_session
+from constitutional.training.session import bare_model, save, train, training_session
 from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
 from constitutional.training.tokens import ControlTokens, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
@@ -141,10 +141,11 @@ def train_preference_model(
                 if committee:
                     keep_member(kept, part, one, one.steps)
             trained.append(one)
-        if committee:
+        if committee and leads():
             _write_ensemble(folder, committee, trained)
-        if conditions:
+        if conditions and leads():
             (folder / PRINCIPLES).write_text(Conditions(principles=tuple(conditions)).to_json() + "\n", "utf-8")
+        wait_for_all()
         saved = PreferenceModel(folder, max_length=limit)
         margins = _margins(saved.score_ids(_sides([*measured, *by_principle])))
         own_margins = [_margins(scores) for scores in saved.member_scores(_sides(measured))] if committee else []
@@ -201,7 +202,7 @@ def _train_one(
     live, folder = bare_model(trainer), Path(args.output_dir)
     probe = _sides(probed)
     expected = score_ids(live, probe, pad=tokenizer.pad_token_id)
-    save_merged(live, tokenizer, folder)
+    save(trainer, tokenizer, folder)
     saved = PreferenceModel(folder, max_length=args.max_length or tokenizer.model_max_length)
     _check_reload(expected, saved.score_ids(probe))
     common = saved.score_ids(_sides(centred_on))

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
+from accelerate.utils import gather_object
+
 from constitutional.checks import Check
 from constitutional.checks import score as check_score
 from constitutional.errors import BackendError, TrainingError
+from constitutional.processes import processes
 from constitutional.records import Dialogue, Prompt, assistant
 from constitutional.settings import RewardKind
 from constitutional.training.rows import RewardPart, RewardRow
@@ -130,9 +133,10 @@ class Rewards:
         """Rewards of one generation batch of TRL; None is left out of its baselines."""
         texts = [completion[0]["content"] for completion in completions]
         rows = self.reward(int(trainer_state.global_step) + 1, prompt_id, texts)
-        self.note(rows)
+        told = gather_object(rows) if processes() > 1 else rows
+        self.note(told)
         if log_metric is not None and len(self._sources) > 1:
-            for name, value in figures(rows).items():
+            for name, value in figures(told).items():
                 log_metric(name, value)
         return [row.score for row in rows]
 

@@ -13,7 +13,7 @@ from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from constitutional.backends.cpu import prepare_process
-from constitutional.errors import TrainingError
+from constitutional.errors import ConfigError, TrainingError
 from constitutional.processes import leads, wait_for_all
 from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.folders import replacing, save_merged
@@ -92,5 +92,17 @@ def bare_model(trainer: Any) -> Any:
 
 
 def save(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Saves the trained network as one merged model folder."""
-    save_merged(bare_model(trainer), tokenizer, folder)
+    """Saves the trained network as one merged model folder, which stands for every process on return.
+
+    Raises:
+        ConfigError: adapters are shared out over processes and cannot be merged.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # weights in parts, which the trainer puts together
+        if hasattr(bare_model(trainer), "merge_and_unload"):
+            raise ConfigError("lora: adapters cannot be merged under FSDP or DeepSpeed: launch with MULTI_GPU (DDP)")
+        trainer.save_model(str(folder))
+        if leads():
+            tokenizer.save_pretrained(str(folder))
+    elif leads():
+        save_merged(bare_model(trainer), tokenizer, folder)
+    wait_for_all()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from constitutional.records import Failure, assistant
@@ -27,6 +29,16 @@ DEFAULTS: dict[str, object] = {
     "learning_rate": 3e-5,
     "train_sampling_strategy": "group_by_length",  # rows of like length share a batch: less padding to compute
 }
+
+
+class GroupedSftTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's, which sorts rows by length within fifty batches; a batch is that of all processes, not of one."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.batch_size *= self.args.world_size
+        return sampler
 
 
 def train_sft(
@@ -70,7 +82,7 @@ def train_sft(
             text for row in rows for text in (*(message.content for message in row.prompt), row.completion)
         )
         watch = StepWatch(on_log)
-        trainer = SFTTrainer(
+        trainer = GroupedSftTrainer(
             str(model),
             args=args,
             train_dataset=Dataset.from_list(examples),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 
 from constitutional.backends.cpu import fast_dtype
 from constitutional.errors import ConfigError, TrainingError
@@ -192,7 +192,10 @@ def _accelerator() -> Any:
     """A fresh one: a trainer that ran before in this process may have left another number type set."""
     AcceleratorState._reset_state()  # as transformers' own trainer does
     cuda = torch.cuda.is_available()
-    return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda and fast_dtype() == "bfloat16" else "no")
+    made = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda and fast_dtype() == "bfloat16" else "no")
+    if made.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError("rl: ppo keeps its networks whole in every process: launch with MULTI_GPU (DDP)")
+    return made
 
 
 def _optimizer(model: ActorCritic, settings: PpoSettings) -> torch.optim.Optimizer:

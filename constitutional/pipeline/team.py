@@ -1,0 +1,97 @@
+"""A recipe under a launcher: the leading process runs it, and the others join it in the trainings.
+
+Between trainings the others wait for its call, for hours if data steps take hours: on a group of its own, as the time
+limit of the trainings' own is one of minutes, and on sockets, which cost nothing to wait on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from constitutional.errors import ConfigError
+from constitutional.processes import leads, processes
+from constitutional.runs import RunFolder, StageResult, load_result
+
+PATIENCE = timedelta(days=60)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A training to join: its step, the step's number, and the folders of the results it reads, by step."""
+
+    step: str
+    number: int
+    places: dict[str, str]
+
+
+class Team:
+    """The processes of a launch."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        self._together = False
+
+    @contextmanager
+    def training(self, folder: RunFolder, step: str, number: int, done: dict[str, StageResult]) -> Iterator[None]:
+        """Around a training that all do; the leading process calls the others to it."""
+        if leads():
+            places = {name: result.folder.relative_to(folder.path).as_posix() for name, result in done.items()}
+            self._tell(Call(step, number, places))
+        self._together = True
+        yield
+        self._together = False  # and not after an error: then the others are anywhere, and the launcher ends them
+
+    def dismiss(self) -> None:
+        """Lets the others go."""
+        if leads() and not self._together:
+            self._tell(None)
+
+    def listen(self) -> Call | None:
+        """The next training, when it begins; None when there is none any more."""
+        return self._tell(None)
+
+    def _tell(self, call: Call | None) -> Call | None:
+        """What the leading process says to all."""
+        import torch
+
+        said = [call]
+        torch.distributed.broadcast_object_list(said, src=0, group=self._group, device=torch.device("cpu"))
+        return said[0]
+
+
+def open_team(budget: float | None) -> Team | None:
+    """The processes of this launch; None without a launcher.
+
+    Raises:
+        ConfigError: a budget is set, which only one process could keep to.
+    """
+    if processes() == 1:
+        return None
+    if budget is not None:
+        raise ConfigError("--budget: several processes cannot share one: run the steps that call servers without them")
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available())
+    return Team(torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
+
+
+@contextmanager
+def leading(team: Team | None) -> Iterator[None]:
+    """Around the work of the leading process: in the end the others are let go."""
+    try:
+        yield
+    finally:
+        if team is not None:
+            team.dismiss()
+
+
+def results(run: Path, call: Call) -> dict[str, StageResult]:
+    """The results that a training reads."""
+    found = {name: load_result(run / place) for name, place in call.places.items()}
+    return {name: result for name, result in found.items() if result is not None}
