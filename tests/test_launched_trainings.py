@@ -145,3 +145,12 @@ def test_a_step_that_cannot_be_shared_out_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="a step of 6 rows .* cannot be shared by 4 processes"):
         shared_batch(SFTConfig, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}, 4)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero3"])
+def test_a_shipped_launch_file_says_what_accelerate_knows(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(HERE.parent / "examples" / "04_many_gpus" / f"{name}.yaml"))
+    assert found.num_processes == 8 and not found.use_cpu
+    assert str(found.distributed_type).rsplit(".", 1)[-1] == {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(name, "DEEPSPEED")
