@@ -1,4 +1,4 @@
-"""One process of some trainings on the tiny model: `python launched_training.py POLICY FOLDER TASK…`, or under torchrun.
+"""One process of some trainings of the tiny model, alone or under torchrun: `launched_training.py POLICY FOLDER TASK…`.
 
 TRL seeds every process's draws apart, so no two launches of it draw alike: here what GRPO and RLOO learn from is fixed
 instead, by the prompt, by which of its answers it is, and by the step.
@@ -10,6 +10,7 @@ import json
 import random
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,8 @@ def main(policy: Path, root: Path, tasks: list[str]) -> None:
     for task in tasks:
         name, _, stopped = task.partition("@")
         if stopped:
-            try:
+            with suppress(Interrupted):
                 run(name, policy, root / task, int(stopped), every=2)
-            except Interrupted:
-                pass
         run(name, policy, root / task)
 
 

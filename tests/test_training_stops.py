@@ -59,7 +59,13 @@ def breaks_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
     ],
 )
 def test_a_loss_that_is_no_number_stops_at_its_step_and_the_checkpoint_before_stands(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, trainer: Any, calls_a_step: int, value: Any
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    trainer: Any,
+    calls_a_step: int,
+    value: Any,
 ) -> None:
     if math.isinf(value) and task != "sft":
         pytest.skip("the same guard")
@@ -79,12 +85,12 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_the_checkpoint_before_st
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_ppo_stops_at_a_loss_that_is_no_number(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ppo_stops_at_a_loss_that_is_no_number(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     breaks_at(monkeypatch, stage, "improve", 3, lambda found: {**found, "loss": math.nan})
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 3; nothing was saved; the checkpoint of step 2 is kept"):
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at step 3; nothing was saved; the checkpoint of step 2 is kept"
+    ):
         TASKS["ppo"](policy, output=tmp_path / "model", checkpoints=checkpoints)
     assert not (tmp_path / "model").exists()
 

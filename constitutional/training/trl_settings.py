@@ -60,7 +60,7 @@ def trl_config(
     if processes() > 1:
         chosen |= shared_batch(config_class, chosen, processes())
     try:
-        return config_class(output_dir=str(output_dir), **chosen)
+        return config_class(output_dir=str(output_dir), **chosen)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trl: {_one_line(error)}") from error
 
