@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -186,9 +185,10 @@ class Context(Inputs):
     team: Team | None = None
     """The processes of the launch, where there are several."""
 
-    def training(self, step: str, number: int, done: Done) -> AbstractContextManager[None]:
-        """Around the call that trains: every process of the launch is in it."""
-        return nullcontext() if self.team is None else self.team.training(self.folder, step, number, done)
+    def begin_training(self, step: str, number: int, done: Done) -> None:
+        """Has every process of the launch begin the training that comes now."""
+        if self.team is not None:
+            self.team.call(self.folder, step, number, done)
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from constitutional.errors import ConfigError
+from constitutional.errors import ConfigError, TrainingError
 from constitutional.processes import leads, processes
 from constitutional.runs import RunFolder, StageResult, load_result
 
@@ -34,26 +34,27 @@ class Team:
 
     def __init__(self, group: Any) -> None:
         self._group = group
-        self._together = False
 
-    @contextmanager
-    def training(self, folder: RunFolder, step: str, number: int, done: dict[str, StageResult]) -> Iterator[None]:
-        """Around a training that all do; the leading process calls the others to it."""
+    def call(self, folder: RunFolder, step: str, number: int, done: dict[str, StageResult]) -> None:
+        """The leading process calls the others to a training; they are there already."""
         if leads():
             places = {name: result.folder.relative_to(folder.path).as_posix() for name, result in done.items()}
             self._tell(Call(step, number, places))
-        self._together = True
-        yield
-        self._together = False  # and not after an error: then the others are anywhere, and the launcher ends them
 
     def dismiss(self) -> None:
-        """Lets the others go."""
-        if leads() and not self._together:
-            self._tell(None)
+        """Lets the others go. Not after an error: they may be anywhere then, and the launcher ends them."""
+        self._tell(None)
 
     def listen(self) -> Call | None:
-        """The next training, when it begins; None when there is none any more."""
-        return self._tell(None)
+        """The next training, when it begins; None when there is none any more.
+
+        Raises:
+            TrainingError: the leading process has ended without a word.
+        """
+        try:
+            return self._tell(None)
+        except RuntimeError as error:
+            raise TrainingError("the leading process is gone") from error
 
     def _tell(self, call: Call | None) -> Call | None:
         """What the leading process says to all."""
@@ -83,12 +84,10 @@ def open_team(budget: float | None) -> Team | None:
 
 @contextmanager
 def leading(team: Team | None) -> Iterator[None]:
-    """Around the work of the leading process: in the end the others are let go."""
-    try:
-        yield
-    finally:
-        if team is not None:
-            team.dismiss()
+    """Around the work of the leading process: when it is done the others are let go."""
+    yield
+    if team is not None:
+        team.dismiss()
 
 
 def results(run: Path, call: Call) -> dict[str, StageResult]:

@@ -33,17 +33,17 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
     _write_rows(stage, "rows.jsonl", rows)
     from constitutional.training.sft import train_sft
 
-    with ctx.training("sft", number, done):
-        result = train_sft(
-            rows,
-            model=_weights_of(ctx.spec("policy")),
-            output=stage.folder / MODEL_NAMES["sft"],
-            seed=ctx.recipe.seed,
-            trl=settings.trl,
-            lora=settings.lora.model_dump() if settings.lora else None,
-            on_log=_logger(ctx, stage),
-            checkpoints=_checkpoints(ctx, stage),
-        )
+    ctx.begin_training("sft", number, done)
+    result = train_sft(
+        rows,
+        model=_weights_of(ctx.spec("policy")),
+        output=stage.folder / MODEL_NAMES["sft"],
+        seed=ctx.recipe.seed,
+        trl=settings.trl,
+        lora=settings.lora.model_dump() if settings.lora else None,
+        on_log=_logger(ctx, stage),
+        checkpoints=_checkpoints(ctx, stage),
+    )
     stage.write("result.json", result.to_json() + "\n")
     outputs = ["rows.jsonl", "result.json", MODEL_NAMES["sft"]]
     return stage.finish({"rows": result.rows}, outputs=outputs, failed=result.failures)
@@ -104,22 +104,22 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
         _write_rows(stage, name, records)
     from constitutional.training.preference_model import Committee, train_preference_model
 
-    with ctx.training("pm", number, done):
-        result = train_preference_model(
-            rows.train,
-            rows.heldout,
-            model=_weights_of(ctx.trained(done, "sft")),
-            output=stage.folder / MODEL_NAMES["pm"],
-            seed=ctx.recipe.seed,
-            opinions=rows.opinions,
-            conditions=asked,
-            margin=settings.margin,
-            committee=Committee(**settings.ensemble.model_dump()) if settings.ensemble else None,
-            trl=settings.trl,
-            lora=settings.lora.model_dump() if settings.lora else None,
-            on_log=_logger(ctx, stage),
-            checkpoints=_checkpoints(ctx, stage),
-        )
+    ctx.begin_training("pm", number, done)
+    result = train_preference_model(
+        rows.train,
+        rows.heldout,
+        model=_weights_of(ctx.trained(done, "sft")),
+        output=stage.folder / MODEL_NAMES["pm"],
+        seed=ctx.recipe.seed,
+        opinions=rows.opinions,
+        conditions=asked,
+        margin=settings.margin,
+        committee=Committee(**settings.ensemble.model_dump()) if settings.ensemble else None,
+        trl=settings.trl,
+        lora=settings.lora.model_dump() if settings.lora else None,
+        on_log=_logger(ctx, stage),
+        checkpoints=_checkpoints(ctx, stage),
+    )
     stage.write("result.json", result.to_json() + "\n")
     counts = {"rows": result.rows, "heldout": len(rows.heldout)}
     outputs = [*files, "result.json", MODEL_NAMES["pm"]]
@@ -141,11 +141,11 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         "on_log": _logger(ctx, stage),
         "checkpoints": _checkpoints(ctx, stage),
     }
-    with ctx.training("rl", number, done):
-        if settings.algorithm == "dpo":
-            result = optimise_on_rows(ctx, labelled_rows(ctx, done), common)
-        else:
-            result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
+    ctx.begin_training("rl", number, done)
+    if settings.algorithm == "dpo":
+        result = optimise_on_rows(ctx, labelled_rows(ctx, done), common)
+    else:
+        result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
     _write_rows(stage, "rewards.jsonl", rewards)
     stage.write("result.json", result.to_json() + "\n")
     outputs = ["rewards.jsonl", "result.json", MODEL_NAMES["rl"]]
