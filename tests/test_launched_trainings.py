@@ -1,6 +1,6 @@
 """Two processes train what one does, from the same settings: the rows of every step are shared out, not doubled.
 
-Weights agree to 1e-4, where training moves them by 1e-2 and more: sums over rows are taken in another order.
+Weights agree to 1e-5, where training moves them by a hundred times that and more: sums are taken in another order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from constitutional.training.trl_settings import shared_batch
 HERE = Path(__file__).parent
 TASKS = ("sft", "pm", "ensemble", "dpo", "rloo", "grpo")
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
@@ -64,7 +64,7 @@ def test_two_processes_train_what_one_does(trained: Path, task: str) -> None:
     assert max(float((one[key] - two[key]).abs().max()) for key in one) < TOLERANCE
     before = weights(trained / "policy")
     moved = [float((one[key] - before[other]).abs().max()) for key in one for other in before if key.endswith(other)]
-    assert task == "ensemble" or max(moved) > 50 * TOLERANCE
+    assert max(moved) > 100 * TOLERANCE
     told, expected = (json.loads((trained / name / task / "told.json").read_text()) for name in ("two", "one"))
     assert told["rewards"] == expected["rewards"]
     for mine, theirs in zip(told["logs"], expected["logs"], strict=True):
@@ -82,6 +82,8 @@ def test_an_interrupted_launch_goes_on_bit_for_bit(trained: Path) -> None:
     assert whole.keys() == resumed.keys() and all(whole[key].equal(resumed[key]) for key in whole)
     steps = [entry["step"] for entry in json.loads((trained / "two" / "sft@5" / "told.json").read_text())["logs"]]
     assert steps[0] == 5
+    (marker,) = (trained / "two" / "sft@5" / "checkpoints").glob("*/complete.json")
+    assert json.loads(marker.read_text()) == {"processes": 2, "step": 4}
 
 
 @pytest.mark.slow
@@ -95,10 +97,6 @@ def test_a_recipe_under_a_launcher_leaves_one_run_like_that_of_one_process(tmp_p
     assert done.stdout.count("report: ") == 1
     one, two = (json.loads((tmp_path / name / "current.json").read_text()) for name in ("one", "two"))
     assert one == two  # the same stages under the same keys
-    for place in one.values():
-        for file in ("rows.jsonl", "data.jsonl"):
-            if (tmp_path / "one" / place / file).exists() and "-sample" not in place:
-                assert (tmp_path / "one" / place / file).exists() == (tmp_path / "two" / place / file).exists()
     logged, expected = (
         [(row["stage"], row["step"]) for row in map(json.loads, (tmp_path / name / "metrics.jsonl").open())]
         for name in ("two", "one")
@@ -119,7 +117,7 @@ def test_a_recipe_that_fails_under_a_launcher_ends_every_process_with_one_messag
     command = ["-m", "constitutional", "sft", str(recipe), "--out", str(tmp_path / "run"), "--display", "none", *sets]
     done = launch(*TORCHRUN, *command)
     assert done.returncode != 0
-    assert done.stderr.count("error: no weight changed in 3 steps") >= 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("error: no weight changed in 2 steps") >= 1 and "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("stages/*-sft/*/manifest.json"))
 
 

@@ -20,7 +20,7 @@ SETS = (
     "revise={rounds: 1}",
     "sample={revisions: true}",
     "gate={fallback: provenance}",
-    "sft={helpful_ratio: 0, drop_flagged: false, trl: {max_steps: 3, learning_rate: 0.01, bf16: false, "
+    "sft={helpful_ratio: 0, drop_flagged: false, trl: {max_steps: 2, learning_rate: 0.01, bf16: false, "
     "per_device_train_batch_size: 2, gradient_accumulation_steps: 2}}",
     "pm={heldout: 0.3, trl: {max_steps: 3, learning_rate: 0.01, bf16: false, per_device_train_batch_size: 2, "
     "gradient_accumulation_steps: 2}}",
