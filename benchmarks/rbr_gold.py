@@ -32,7 +32,7 @@ from constitutional.statistics.intervals import bracketed
 from constitutional.templates import TemplatePack, load_pack
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "rbr_gold" / "train.jsonl.gz"
-LONGEST = 3000
+LONGEST = 2000
 """Characters of a conversation with its reply: a small judge's time goes with them."""
 APART = "Two assistants have each answered a user of their own. Only their replies are shown."
 STATEMENTS = {
@@ -113,13 +113,11 @@ def compared(
     asked: Principle, yes: list[Row], no: list[Row], backend: Backend, pack: TemplatePack
 ) -> tuple[Rate, Rate, int]:
     """Right opinions (both orders together), comparisons with the same verdict in both orders, unreadable judgments."""
-    prompt = Prompt(messages=(user(APART),), kind="helpful", source="benchmark", split="test")
+    prompt = Prompt(messages=(user(APART),), kind="helpful", source="benchmark", split="heldout")
     pairs = []
     for i, (with_it, without) in enumerate(zip(yes, no, strict=True)):
         a, b = (with_it, without) if i % 2 == 0 else (without, with_it)
-        pairs.append(
-            Comparison(prompt_id=prompt.id, messages=prompt.messages, a=reply(a), b=reply(b), origin="human", seed=i)
-        )
+        pairs.append(Comparison(prompt_id=prompt.id, messages=prompt.messages, a=reply(a), b=reply(b), origin="human"))
     judgments = list(judge(pairs, assigned=[[asked]] * len(pairs), backend=backend, pack=pack, seed=0))
     right = same = whole = 0
     for i, pair in enumerate(pairs):

@@ -181,12 +181,12 @@ def _confirm() -> None:
 
 
 def console() -> Any:
-    """Where tables go: a terminal as wide as it is, else 100 columns."""
+    """Where tables go: a terminal as wide as it is, else one that holds the widest table."""
     from rich.console import Console
 
-    from constitutional.audit.measures.terminal import WIDTH
+    from constitutional.audit.measures.terminal import TABLE_WIDTH
 
-    return Console(width=None if Console().is_terminal else WIDTH, highlight=False)
+    return Console(width=None if Console().is_terminal else TABLE_WIDTH, highlight=False)
 
 
 def add(app: typer.Typer) -> None:

@@ -17,6 +17,8 @@ from constitutional.errors import shortened
 from constitutional.statistics import bracketed, with_interval
 
 WIDTH = 100
+TABLE_WIDTH = 104
+"""Room for the longest names of principles beside the widest table."""
 ROWS = 12
 """Rows of a slice or of a list of pairs that the terminal shows; JSON has all."""
 
