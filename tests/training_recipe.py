@@ -20,8 +20,9 @@ SETS = (
     "revise={rounds: 1}",
     "sample={revisions: true}",
     "gate={fallback: provenance}",
+    # six rows: whole steps only, as processes that share out a part of one fill it up
     "sft={helpful_ratio: 0, drop_flagged: false, trl: {max_steps: 2, learning_rate: 0.01, bf16: false, "
-    "per_device_train_batch_size: 2, gradient_accumulation_steps: 2}}",
+    "per_device_train_batch_size: 1, gradient_accumulation_steps: 2}}",
     "pm={heldout: 0.3, trl: {max_steps: 3, learning_rate: 0.01, bf16: false, per_device_train_batch_size: 2, "
     "gradient_accumulation_steps: 2}}",
     "rl={algorithm: ppo, steps: 3, generations: 2, prompts_per_step: 2, max_tokens: 4, "
