@@ -68,7 +68,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Asks for a checkpoint where one is due."""
-        if self._checkpoints.due(state.global_step, state.max_steps, self._window):
+        # where an epoch begins the trainer restores each process's own stream, and the order would not be shared
+        apart = processes() > 1 and grouped(args) and _between_epochs(state)
+        if self._checkpoints.due(state.global_step, state.max_steps, self._window) and not apart:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -79,7 +81,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         """
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         require_finite(self._trainer.model, state.global_step)
-        write_atomic(written / _name(), self._epoch.numpy().tobytes())
+        begun = torch.get_rng_state() if _between_epochs(state) else self._epoch
+        write_atomic(written / _name(), begun.numpy().tobytes())
         if leads():
             (Path(args.output_dir) / "README.md").unlink(missing_ok=True)  # TRL's card of the model: ours says more
             if self._reward is not None:
@@ -92,8 +95,18 @@ class SharedOrder(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Before the epoch's order is drawn."""
-        if processes() > 1 and args.train_sampling_strategy == "group_by_length":
+        if processes() > 1 and grouped(args):
             torch.set_rng_state(broadcast(torch.get_rng_state().to(args.device)).cpu())
+
+
+def grouped(args: Any) -> bool:
+    """Whether an epoch's order is drawn from torch's global stream."""
+    return bool(args.train_sampling_strategy == "group_by_length")
+
+
+def _between_epochs(state: Any) -> bool:
+    """Whether the step that is done was the last one of its epoch."""
+    return float(state.epoch).is_integer()
 
 
 @contextmanager
