@@ -7,7 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from constitutional.errors import nearest
+from constitutional.loop_settings import PerplexitySettings, PromotionSettings
 from constitutional.records import Mode, PromptKind, Record
+from constitutional.watch_settings import WatchSettings
 
 StageName = Literal["revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate"]
 READS_NO_PROMPTS: frozenset[StageName] = frozenset({"sample", "gate", "judge"})
@@ -19,6 +21,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Algorithm = Literal["ppo", "grpo", "rloo", "dpo", "best_of_n"]
 CriticKind = Literal["preference_model", "policy", "head"]
 RewardKind = Literal["preference_model", "judge", "check"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 def _spec(value: str) -> str:
@@ -207,7 +210,12 @@ class LabelSettings(Record):
     `min_mass`, or where more than the share `disagreement` of the principles prefers the other answer. `clamp` holds
     the opinions of a judge that reasons first (mode `cot`) between two values, as in the paper; null leaves them as
     they are.
+
+    `source: provenance` labels by where answers come from and asks no judge: the revision over the answer it revises,
+    or of `sample.contrast` the answer asked for under the principle over that under its negation.
     """
+
+    source: Literal["judge", "provenance"] = "judge"
 
     rule: Literal["sampled", "mean", "weighted", "tiers", "veto", "dominant", "calibrated"] = "mean"
     margin: Annotated[float, Field(ge=0, le=0.5)] = 0.1
@@ -249,6 +257,16 @@ class EnsembleSettings(Record):
     spread: Annotated[float, Field(ge=0)] = 1.0
 
 
+class RowSettings(Record):
+    """How many preference rows are trained on, exactly: of the run's own labels, and of people's preferences.
+
+    Those of lowest id are taken, a draw by content; with fewer there, training does not begin.
+    """
+
+    ai: Annotated[int, Field(ge=0)]
+    human: Annotated[int, Field(ge=0)]
+
+
 class PmSettings(Record):
     """The preference model; `heldout` is the share of prompts kept for measuring it.
 
@@ -258,9 +276,10 @@ class PmSettings(Record):
     got right (1 where no judge labels).
 
     `human` mixes in preferences of people; without the step `label` the model learns from them alone. `ai_weight` is
-    the weight of the run's own labels beside them; 0 only measures. `margin` is the log-odds by which a certain label
-    should win. `conditioned` trains on every principle's own opinions, with its text behind the answer, so that
-    principles and their weights can change at RL time.
+    the weight of the run's own labels beside them; 0 only measures. `rows` holds how many rows of each are trained on;
+    None takes all. `margin` is the log-odds by which a certain label should win. `conditioned` trains on every
+    principle's own opinions, with its text behind the answer, so that principles and their weights can change at RL
+    time.
     """
 
     contrast: Annotated[float, Field(ge=0)] = 0.0
@@ -270,13 +289,20 @@ class PmSettings(Record):
     margin: Annotated[float, Field(ge=0)] = 0.0
     conditioned: bool = False
     ensemble: EnsembleSettings | None = None
+    rows: RowSettings | None = None
     lora: LoraSettings | None = None
     trl: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _rows_are_labels(self) -> Self:
+        if self.rows is not None and self.conditioned:
+            raise ValueError("rows: counts labels, but a conditioned model is trained on every principle's opinions")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Settings of recipes that use none of the later ones are written, and digested, as before there were any."""
-        later = ("human", "ai_weight", "margin", "conditioned", "ensemble", "lora")
+        later = ("human", "ai_weight", "margin", "conditioned", "ensemble", "rows", "lora")
         fields = type(self).model_fields
         absent = {name for name in later if getattr(self, name) == fields[name].default}
         return {name: value for name, value in handler(self).items() if name not in absent}
@@ -330,22 +356,23 @@ class PpoSettings(Record):
 
 
 class DpoSettings(Record):
-    """DPO on the run's own labels: `beta` weighs the divergence from SL-CAI, `labels` are kept soft or rounded.
+    """DPO on preferences: `beta` weighs the divergence from SL-CAI, `labels` are kept soft or rounded.
 
-    What `pm` adds to them (human preferences, weights, each principle's opinion) is the preference model's alone.
+    They are the run's own labels, and with `pm.human` people's preferences too: the same rows, of the same weights
+    (`pm.ai_weight`, `pm.rows`), as the preference model's. Each principle's opinion is the preference model's alone.
     """
 
     beta: Rate = 0.1
     labels: Literal["soft", "hard"] = "soft"
 
 
-_DRAWS = ("steps", "kl", "generations", "prompts_per_step", "max_tokens", "rewards")
+_DRAWS = ("steps", "kl", "generations", "prompts_per_step", "max_tokens", "rewards", "watch")
 USED_BY: dict[str, tuple[str, ...]] = {
-    "grpo": (*_DRAWS, "lora", "trl"),
-    "rloo": (*_DRAWS, "lora", "trl"),
-    "ppo": (*_DRAWS, "lora", "ppo"),
-    "dpo": ("lora", "trl", "dpo"),
-    "best_of_n": ("generations", "max_tokens", "rewards", "lora", "trl"),
+    "grpo": (*_DRAWS, "lora", "trl", "report_to"),
+    "rloo": (*_DRAWS, "lora", "trl", "report_to"),
+    "ppo": (*_DRAWS, "lora", "ppo", "report_to"),
+    "dpo": ("lora", "trl", "dpo", "report_to"),
+    "best_of_n": ("generations", "max_tokens", "rewards", "lora", "trl", "report_to"),
 }
 """What each algorithm of `rl` looks at; naming anything else beside it is refused."""
 
@@ -354,7 +381,8 @@ class RlSettings(Record):
     """The policy against its reward; `kl` weighs the divergence from SL-CAI.
 
     Without `rewards` the preference model alone rewards. `trl` holds fields of the algorithm's TRL config (of
-    `SFTConfig` for `best_of_n`, which fine-tunes on the best of `generations` answers to each prompt).
+    `SFTConfig` for `best_of_n`, which fine-tunes on the best of `generations` answers to each prompt). `report_to`
+    sends every logged figure to trackers, too, and is no part of what the stage is known by.
     """
 
     algorithm: Algorithm = "rloo"
@@ -364,6 +392,8 @@ class RlSettings(Record):
     prompts_per_step: Count = 4
     max_tokens: Count = 64
     rewards: tuple[RewardSettings, ...] = ()
+    watch: WatchSettings | None = None
+    report_to: tuple[Tracker, ...] = ()
     lora: LoraSettings | None = None
     trl: dict[str, Scalar] = Field(default_factory=dict)
     ppo: PpoSettings | None = None
@@ -398,6 +428,8 @@ class RlSettings(Record):
             )
         if sum(part.kind == "preference_model" for part in self.rewards) > 1:
             raise ValueError("rewards: the preference model is named twice")
+        if self.watch is not None and self.kl == 0 and any(rule.figure == "kl" for rule in self.watch.rules):
+            raise ValueError("watch.rules: with kl 0 there is no reference to measure kl against")
         return self
 
     @model_serializer(mode="wrap")
@@ -408,7 +440,12 @@ class RlSettings(Record):
             fields["ppo"] = PpoSettings().model_dump()
         if self.algorithm == "dpo" and self.dpo is None:
             fields["dpo"] = DpoSettings().model_dump()
-        absent = {"rewards": not self.rewards, "lora": self.lora is None}
+        absent = {
+            "rewards": not self.rewards,
+            "lora": self.lora is None,
+            "watch": self.watch is None,
+            "report_to": not self.report_to,
+        }
         used = ("algorithm", *USED_BY[self.algorithm])
         return {name: value for name, value in fields.items() if name in used and not absent.get(name)}
 
@@ -432,13 +469,23 @@ class EvaluationSettings(Record):
     """How many pairs of answers the judge sees, under how many principles each, and how answers are drawn.
 
     `temperature` 0 takes the likeliest token each time: on few prompts, what one draw happens to say moves a rate by
-    more than the training does (docs/LOG.md). None draws as the policy does elsewhere.
+    more than the training does (docs/LOG.md). None draws as the policy does elsewhere. `perplexity` measures what was
+    forgotten; None leaves it out.
     """
 
     judge_limit: Count | None = None
     principles_per_comparison: Count | Literal["all"] = 1
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
+    perplexity: PerplexitySettings | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
+        return {name: value for name, value in fields.items() if name != "perplexity" or value is not None}
+
+
+_LOOP = ("rounds", "promotion")
 
 
 class Recipe(Record):
@@ -452,6 +499,9 @@ class Recipe(Record):
     writes none. It is no part of what a stage is known by, and does not change what is trained.
 
     `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
+
+    `rounds` runs the steps so many times over: the policy of a round is the last model that was promoted, which
+    `promotion` decides on held-out prompts that no other round sees; `self` is the round's own policy.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -479,14 +529,22 @@ class Recipe(Record):
     rl: RlSettings = RlSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     endpoint: EndpointSettings = EndpointSettings()
+    rounds: Count | None = None
+    promotion: PromotionSettings | None = None
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A recipe that leaves the later settings alone is written as before there were any."""
+    def _without_rounds(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """A recipe without rounds is written as before there were any."""
         fields: dict[str, object] = handler(self)
         if self.checkpoint_every == type(self).model_fields["checkpoint_every"].default:
             fields.pop("checkpoint_every", None)
-        return fields
+        return {name: value for name, value in fields.items() if name not in _LOOP or value is not None}
+
+    @model_validator(mode="after")
+    def _promotion_is_of_rounds(self) -> Self:
+        if self.promotion is not None and self.rounds is None:
+            raise ValueError("promotion: there are no rounds whose models it could promote: set rounds")
+        return self
 
     @model_validator(mode="after")
     def _has_something_to_answer(self) -> Self:

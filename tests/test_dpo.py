@@ -17,7 +17,7 @@ from constitutional.records import user
 from constitutional.training.best_of_n import train_best_of_n
 from constitutional.training.dpo import tokenised_pairs, train_dpo
 from constitutional.training.rows import PreferenceRow
-from constitutional.training.soft_dpo import COLUMN, SoftDpoTrainer, SoftPairCollator
+from constitutional.training.soft_dpo import COLUMN, WEIGHT, SoftDpoTrainer, SoftPairCollator
 from constitutional.training.tokens import open_tokenizer
 
 BETA = 0.7
@@ -152,6 +152,24 @@ def test_at_one_it_is_trls_own_loss(policy, moved, tmp_path):
     ]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
+
+
+def test_weights_shift_the_loss_between_rows_and_not_its_size(policy, moved, tmp_path):
+    """One term a row, each measured alone; with weights their weighted mean, the weights scaled to a mean of 1."""
+    weights = (1.0, 4.0, 2.0, 1.0)
+    weighted = [item.model_copy(update={"weight": weight}) for item, weight in zip(ROWS, weights, strict=True)]
+    trainer, examples = soft_trainer(policy, tmp_path / "all", weighted)
+    assert [example[WEIGHT] for example in examples] == [0.5, 2.0, 1.0, 0.5]
+    loss = float(trainer.compute_loss(trainer.model, batch_of(trainer, moved)))
+    alone = []
+    for i, item in enumerate(ROWS):
+        one, plain = soft_trainer(policy, tmp_path / str(i), [item])
+        assert WEIGHT not in plain[0]  # equal weights leave TRL's own loss in its place
+        alone.append(float(one.compute_loss(one.model, batch_of(one, moved))))
+    expected = sum(w * term for w, term in zip((0.5, 2.0, 1.0, 0.5), alone, strict=True)) / 4
+    assert loss == pytest.approx(expected, rel=1e-6) and loss != pytest.approx(sum(alone) / 4, rel=1e-4)
+    with pytest.raises(ConfigError, match="rows of different weight need labels: soft"):
+        tokenised_pairs(weighted, open_tokenizer(policy), 128, "hard")
 
 
 QUICK = {"bf16": False, "learning_rate": 1e-2, "max_steps": 2}

@@ -19,7 +19,7 @@ import pytest
 HARNESS = Path(__file__).with_name("killed_training.py")
 POINTS = {
     "sft": ("optimiser:1", "step:5", "moved:1", "saved"),
-    "sft_lora": ("step:5",),
+    "sft_lora": ("step:7", "marker:2"),  # between epochs, then within one that was begun again
     "ensemble": ("marker:1", "step:12"),
     "dpo": ("optimiser:2", "step:5"),
     "grpo": ("step:3", "marker:1"),

@@ -10,7 +10,7 @@ from tiny_model import save_tiny_model
 
 from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
-from constitutional.errors import ConfigError, DataError
+from constitutional.errors import ConfigError, DataError, TrainingError
 from constitutional.pipeline import RunOutcome
 from constitutional.records import Comparison, Judgment, Preference, digest
 from constitutional.runs import StageResult
@@ -121,3 +121,48 @@ def test_settings_that_are_not_used_leave_no_mark(recipe: Path) -> None:
     assert PmSettings().model_dump(mode="json") == before == load_recipe(recipe).pm.model_dump(mode="json")
     assert digest(PmSettings(margin=0.0).model_dump(mode="json")) == digest(before)
     assert PmSettings(margin=1.0).model_dump(mode="json") == {**before, "margin": 1.0}
+
+
+DPO = "rl={algorithm: dpo, trl: {max_steps: 1, learning_rate: 0.01}}"
+
+
+def rl(outcome: RunOutcome) -> StageResult:
+    return next(step.result for step in outcome.steps if step.name == "rl")
+
+
+def test_dpo_learns_from_peoples_preferences_as_the_preference_model_does(recipe: Path, tmp_path: Path) -> None:
+    people = f"pm={{human: [{{path: pairs.jsonl, weight: 3}}, {{path: measured.jsonl, weight: 0}}], {TRL}}}"
+    alone = rl(run(recipe, tmp_path / "alone", *SETS, "stages=[rl]", people, DPO))
+    rows = alone.read("rows.jsonl", PreferenceRow)
+    assert rows and {row.origin for row in rows} == {"human:pairs.jsonl"} and not alone.manifest.inputs
+    assert alone.manifest.failures == {"human_same_answers": 1} and alone.manifest.counts["rows"] == len(rows)
+    shown = trace(tmp_path / "alone", digest(rows[0].model_dump(mode="json"))[:16])
+    assert shown.kind == "preference row" and problems(shown) == []
+    stages = "stages=[revise, helpful, sample, gate, judge, label, pm, rl]"
+    both = run(recipe, tmp_path / "both", *SETS, stages, people, DPO)
+    mixed = rl(both).read("rows.jsonl", PreferenceRow)
+    assert mixed == pm(both).read("rows.jsonl", PreferenceRow)  # one place that preferences come from
+    assert {row.source: row.weight for row in mixed} == {"ai": 1.0, "human": 3.0}
+    again = run(recipe, tmp_path / "both", *SETS, stages, people.replace("weight: 3", "weight: 2"), DPO)
+    assert not next(step.reused for step in again.steps if step.name == "rl")
+
+
+def test_dpo_without_peoples_preferences_keeps_its_key_and_its_files(recipe: Path, tmp_path: Path) -> None:
+    stages = "stages=[revise, sample, gate, judge, label, rl]"
+    stage = rl(run(recipe, tmp_path / "run", *SETS, stages, DPO))
+    assert set(stage.manifest.settings) == {"settings", "seed", "heldout"} and set(stage.manifest.inputs) == {"label"}
+    assert not {"rows.jsonl", "comparisons.jsonl"} & set(stage.manifest.outputs)
+
+
+def test_as_many_rows_as_are_asked_for_or_none(recipe: Path, tmp_path: Path) -> None:
+    stages = "stages=[revise, helpful, sample, gate, judge, label, pm]"
+    base = f"human: [{{path: pairs.jsonl}}], {TRL}"
+    whole = pm(run(recipe, tmp_path / "run", *SETS, stages, f"pm={{{base}}}")).read("rows.jsonl", PreferenceRow)
+    stage = pm(run(recipe, tmp_path / "run", *SETS, stages, f"pm={{rows: {{ai: 3, human: 4}}, {base}}}"))
+    rows = stage.read("rows.jsonl", PreferenceRow)
+    assert [row.source for row in rows].count("ai") == 3 and len(rows) == 7
+    assert [row for row in whole if row in rows] == rows  # the same rows in the same order
+    with pytest.raises(TrainingError, match=r"pm\.rows: 99 rows of human preferences wanted"):
+        run(recipe, tmp_path / "run", *SETS, stages, f"pm={{rows: {{ai: 3, human: 99}}, {base}}}")
+    with pytest.raises(ConfigError, match="a conditioned model is trained on every principle's opinions"):
+        load_recipe(recipe, ["pm={rows: {ai: 1, human: 1}, conditioned: true}"])

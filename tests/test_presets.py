@@ -13,7 +13,10 @@ PRESETS = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_are_presets() -> None:
-    assert {path.stem for path in PRESETS} == {"bai2022-sl", "bai2022-rl", "lee2023-rlaif", "nemo-2024"}
+    assert {path.stem for path in PRESETS} == {
+        *("bai2022-sl", "bai2022-rl", "lee2023-rlaif", "nemo-2024"),
+        *("d-rlaif", "hf-cai-2024", "rlcd", "self-rewarding"),
+    }
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -48,3 +51,18 @@ def test_the_papers_numbers() -> None:
     assert (rl.label.rule, rl.judging.principles_per_comparison) == ("sampled", 1)
     assert lee.rl.kl == pytest.approx(0.05 / 0.95, abs=1e-4)
     assert {r.sampling.policy.temperature for r in (sl, rl)} == {1.0}
+
+
+def test_the_numbers_of_the_later_presets() -> None:
+    recipes = {path.stem: load_recipe(path) for path in PRESETS}
+    direct, hf, rlcd, own = (recipes[name] for name in ("d-rlaif", "hf-cai-2024", "rlcd", "self-rewarding"))
+    assert direct.rl.kl == pytest.approx(0.05 / 0.95, abs=1e-4) and direct.rl.trl["learning_rate"] == 1e-5
+    assert [part.kind for part in direct.rl.rewards] == ["judge"] and not direct.rl.needs_preference_model
+    assert (direct.sampling.policy.temperature, direct.judging.mode, direct.feedback) == (0.9, "score", "self")
+    assert (hf.sampling.policy.temperature, hf.revise.rounds, hf.label.source) == (1.0, 1, "provenance")
+    sft = {"learning_rate": 2e-5, "lr_scheduler_type": "cosine", "num_train_epochs": 1, "max_length": 2048}
+    assert hf.sft.trl == sft and hf.rl.trl == {"learning_rate": 5e-7, "num_train_epochs": 3}
+    assert hf.rl.dpo is not None and (hf.rl.algorithm, hf.rl.dpo.beta) == ("dpo", 0.1)
+    assert rlcd.sample.contrast and rlcd.label.source == "provenance" and rlcd.rl.algorithm == "ppo"
+    assert (own.rounds, own.sample.n, own.judging.mode, own.rl.algorithm) == (3, 4, "score", "dpo")
+    assert own.rl.dpo is not None and own.rl.dpo.beta == 0.1 and own.feedback == "self"

@@ -88,9 +88,9 @@ def test_what_the_backends_send_is_what_is_shown(folder: Path, reader: Reader, m
     sent: list[list[int]] = []
     write, packed = local.decode, local.pack_sequences
 
-    def writing(net: Any, prompts: list[list[int]], sampling: Any, finished: Any) -> Any:
+    def writing(net: Any, prompts: list[list[int]], *others: Any) -> Any:
         sent.extend(map(list, prompts))
-        return write(net, prompts, sampling, finished)
+        return write(net, prompts, *others)
 
     def packing(prompts: list[list[int]], options: Any, budget: int) -> Any:
         sent.extend(map(list, prompts))

@@ -29,6 +29,8 @@ class LineChart(Record):
     points: tuple[tuple[float, float], ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    marks: tuple[float, ...] = ()
+    """Where an upright line marks a step."""
 
 
 class Bar(Record):
@@ -98,8 +100,8 @@ def reliability_chart(bins: Sequence[CalibrationBin], title: str) -> Reliability
     )
 
 
-def line_chart(curve: Curve, title: str) -> LineChart:
-    """A curve of at least one point."""
+def line_chart(curve: Curve, title: str, *, marked: Sequence[int] = ()) -> LineChart:
+    """A curve of at least one point; `marked` are steps of it to point out."""
     x_low, x_high = _spread(min(curve.steps), max(curve.steps))
     ticks = nice_ticks(min(curve.values), max(curve.values))
     y_low, y_high = _spread(min(ticks[0], *curve.values), max(ticks[-1], *curve.values))
@@ -118,6 +120,7 @@ def line_chart(curve: Curve, title: str) -> LineChart:
         points=tuple((x(step), y(value)) for step, value in zip(curve.steps, curve.values, strict=True)),
         x_ticks=tuple(Tick(at=x(step), label=str(int(step))) for step in steps),
         y_ticks=tuple(Tick(at=y(value), label=f"{value:g}") for value in ticks),
+        marks=tuple(x(step) for step in sorted(set(marked)) if x_low <= step <= x_high),
     )
 
 

@@ -90,7 +90,8 @@ class RunView:
         if name not in self.folders:
             return None
         folder = self.path / self.folders[name]
-        if not folder.resolve().is_relative_to(self.path.resolve()):
+        # the stages of a round, or of an arm, are links to those of the folder above it
+        if not folder.resolve().is_relative_to((self.path / "stages").resolve()):
             raise RunError(f"{self.path / 'current.json'}: step '{name}' lies outside the run folder")
         return load_result(folder)
 

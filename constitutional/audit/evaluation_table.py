@@ -22,7 +22,15 @@ def render_evaluation(run_folder: Path) -> str:
 
 def evaluation_lines(evaluation: Evaluation) -> list[str]:
     """The table's lines."""
-    return [*_rates(evaluation), "", *_changes(evaluation), "", *_wins(evaluation), *_checks(evaluation)]
+    return [
+        *_rates(evaluation),
+        "",
+        *_changes(evaluation),
+        "",
+        *_wins(evaluation),
+        *_checks(evaluation),
+        *_forgotten(evaluation),
+    ]
 
 
 def _rates(evaluation: Evaluation) -> list[str]:
@@ -61,6 +69,16 @@ def _checks(evaluation: Evaluation) -> list[str]:
         + (f", {row.not_applicable} not applicable" if row.not_applicable else "")
         + (f", {row.errors} errors" if row.errors else "")
         for row in evaluation.checks
+    ]
+    return ["", *lines] if lines else []
+
+
+def _forgotten(evaluation: Evaluation) -> list[str]:
+    lines = [
+        f"held-out helpful answers: {row.system} perplexity {row.perplexity:.2f}, start model {row.start:.2f}, ratio "
+        f"{row.ratio:.2f} {bracketed(row.interval) if row.interval else '(no interval: one answer)'} of {row.n}"
+        + (f", {row.unusable} unusable" if row.unusable else "")
+        for row in evaluation.perplexity
     ]
     return ["", *lines] if lines else []
 

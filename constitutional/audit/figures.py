@@ -32,6 +32,24 @@ CURVES: tuple[tuple[str, str, str], ...] = (
 )
 """Step, figure and unit of each training curve."""
 
+WATCHED: tuple[tuple[str, str], ...] = (
+    ("probe/reward", "score of the reward"),
+    ("probe/heldout_reward", "score of the held-out source"),
+    ("probe/gap", "gain in reward less gain in held-out reward"),
+    ("probe/refusal", "share of the canaries"),
+    ("probe/boilerplate", "share of the answers, beyond the start's"),
+    ("entropy", "nats per token"),
+    ("completions/mean_length", "tokens"),
+    ("completions/clipped_ratio", "share of the rollouts"),
+    ("repetition", "share of the 4-grams"),
+    ("boilerplate", "share of the rollouts, beyond the start's"),
+)
+"""Figure and unit of the further curves of a watched RL run; those of single parts of its reward come behind."""
+
+
+PART = "probe/rewards/"
+"""What the figure of a part of the reward is called before the part's name."""
+
 
 class Curve(Record):
     """One logged figure over the steps of a training."""
@@ -96,6 +114,8 @@ def report_figures(
         RunError: a damaged file in the run folder.
         LedgerError: the ledger cannot be read.
     """
+    rl = view.figures("rl", "result.json", RlResult)
+    wanted = CURVES if rl is None or rl.watch is None else (*CURVES, *_watched(view))
     return ReportFigures(
         run=recipe.name,
         seed=recipe.seed,
@@ -112,14 +132,20 @@ def report_figures(
         gate=view.figures("gate", "gate.json", GateReport),
         judging=principle_rows(view.rows("judge", "data.jsonl", Judgment), constitution),
         labels=label_figures(view.rows("label", "data.jsonl", Preference)),
-        curves=tuple(c for c in (curve(view, *which) for which in CURVES) if c.values),
+        curves=tuple(c for c in (curve(view, *which) for which in wanted) if c.values),
         sft=view.figures("sft", "result.json", SftResult),
         preference_model=view.figures("pm", "result.json", PreferenceModelResult),
-        rl=view.figures("rl", "result.json", RlResult),
+        rl=rl,
         evaluation=view.figures("evaluate", "evaluation.json", Evaluation),
         evaluation_judging=principle_rows(view.rows("evaluate", "data.jsonl", Judgment), constitution),
         ledger=_ledger(view),
     )
+
+
+def _watched(view: RunView) -> list[tuple[str, str, str]]:
+    logged = {name for row in view.metrics("rl") for name in row}
+    parts = sorted(name for name in logged if name.startswith(PART))
+    return [("rl", figure, unit) for figure, unit in (*WATCHED, *((part, "score") for part in parts))]
 
 
 def curve(view: RunView, stage: str, figure: str, unit: str = "") -> Curve:

@@ -32,12 +32,13 @@ _REQUESTS = {
     "evaluate": ("comparison_request",),
 }
 _FOLLOWED = 3
-_TRAINED_BY: dict[System, str] = {"sl-cai": "sft", "rl-cai": "rl"}
+TRAINED_BY: dict[System, str] = {"sl-cai": "sft", "rl-cai": "rl"}
+"""The step that trains each system."""
 
 
 def system_node(ix: Index, system: System) -> list[TraceNode]:
     """The step that trained an evaluated system; none for the base."""
-    return [step_node(ix, _TRAINED_BY[system])] if system in _TRAINED_BY else []
+    return [step_node(ix, TRAINED_BY[system])] if system in TRAINED_BY else []
 
 
 def step_node(ix: Index, name: str, *, inputs: bool = True, seen: set[str] | None = None) -> TraceNode:

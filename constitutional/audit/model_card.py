@@ -139,6 +139,8 @@ def _evaluation(step: str, figures: ReportFigures) -> list[str]:
         rl = figures.rl
         scores = [f"{x:.3f}" if x is not None else "none" for x in (rl.first_reward, rl.last_reward, rl.last_kl)]
         lines.append(f"reward {scores[0]} at the first step, {scores[1]} at the last; KL {scores[2]} nats per token")
+        if rl.watch is not None and rl.watch.end is not None:
+            lines.append(f"RL {rl.watch.end}")
     return lines if figures.evaluation else [*lines, "not evaluated on held-out prompts"]
 
 
@@ -155,7 +157,8 @@ def _agreement(part: NamedAgreement) -> str:
 
 def _limits(step: str, figures: ReportFigures) -> list[str]:
     lines = [*_LIMITS["all"], *(_LIMITS["pm"] if step == "pm" else ())]
-    if step != "sft" and figures.gate is not None and figures.gate.labels == "provenance":
+    by_gate = figures.gate is not None and figures.gate.labels == "provenance"
+    if step != "sft" and (by_gate or (figures.gate is None and figures.labels is not None)):
         lines += _LIMITS["provenance"]
     return lines
 

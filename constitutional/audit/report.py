@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from constitutional.audit.audit_view import ShownAudit, audit_values, show_audit
-from constitutional.audit.charts import histogram_chart, line_chart
+from constitutional.audit.charts import LineChart, histogram_chart, line_chart
 from constitutional.audit.current import open_view
-from constitutional.audit.figures import ReportFigures, report_figures
+from constitutional.audit.figures import PART, Curve, ReportFigures, report_figures
 from constitutional.audit.pages import AUDIT_SECTIONS, drawn
 from constitutional.audit.status import total_tokens
 from constitutional.audit.transcripts import Heldout, Training, heldout_transcripts, training_transcripts
@@ -34,6 +34,16 @@ _TITLES = {
     ("pm", "loss"): "Preference model: loss",
     ("rl", "reward"): "RL-CAI: reward",
     ("rl", "kl"): "RL-CAI: KL to SL-CAI",
+    ("rl", "probe/reward"): "Probes: reward",
+    ("rl", "probe/heldout_reward"): "Probes: held-out reward",
+    ("rl", "probe/gap"): "Probes: what the held-out source does not confirm",
+    ("rl", "probe/refusal"): "Probes: refusals of benign prompts",
+    ("rl", "probe/boilerplate"): "Probes: the phrase that spread furthest",
+    ("rl", "entropy"): "RL-CAI: entropy",
+    ("rl", "completions/mean_length"): "RL-CAI: length of rollouts",
+    ("rl", "completions/clipped_ratio"): "RL-CAI: rollouts cut at the limit",
+    ("rl", "repetition"): "RL-CAI: repetition in a rollout",
+    ("rl", "boilerplate"): "RL-CAI: the phrase that spread furthest",
 }
 _SECTIONS = (
     ("summary", "Summary"),
@@ -112,7 +122,7 @@ def render_report(
         "red_team": [row for row in rows if row.kind == "red_team"],
         "benign": [row for row in rows if row.kind == "benign"],
         "kinds": KINDS,
-        "charts": [line_chart(c, _TITLES[c.stage, c.figure]) for c in figures.curves],
+        "charts": [_chart(curve, figures) for curve in figures.curves],
         "label_chart": histogram_chart(figures.labels.histogram) if figures.labels else None,
         "heldout": heldout,
         "training": training,
@@ -125,6 +135,14 @@ def render_report(
     if isinstance(audited, ShownAudit):
         values |= audit_values(audited)
     return drawn("report.html.j2", values, _SECTIONS)
+
+
+def _chart(curve: Curve, figures: ReportFigures) -> LineChart:
+    """A curve; in those of RL a line stands wherever a rule of the watch fired on the figure."""
+    title = _TITLES.get((curve.stage, curve.figure)) or f"Probes: {curve.figure.removeprefix(PART)}"
+    watch = figures.rl.watch if figures.rl is not None and curve.stage == "rl" else None
+    fired = [event.step for event in watch.events if event.figure == curve.figure] if watch is not None else []
+    return line_chart(curve, title, marked=fired)
 
 
 def _cost(figures: ReportFigures) -> dict[str, float]:

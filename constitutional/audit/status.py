@@ -15,6 +15,7 @@ from constitutional.display import clock, printable
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.records import Answer, Judgment, Record, Revision, Usage
 from constitutional.runs import holder as lock_holder
+from constitutional.training.rows import RlResult
 
 State = Literal["done", "running", "unfinished", "absent", "left out"]
 
@@ -58,6 +59,8 @@ class RunStatus(Record):
     judgments: int | None
     head: str | None
     holder: str | None
+    watch: str | None = None
+    """Why the watch ended RL before its last step."""
 
 
 def status(path: Path) -> RunStatus:
@@ -70,6 +73,7 @@ def status(path: Path) -> RunStatus:
     with open_view(path) as view:
         holder = lock_holder(path)
         steps = step_statuses(view, running=holder is not None)
+        trained = view.figures("rl", "result.json", RlResult)
         costs = [step.tokens for step in steps if step.tokens is not None]
         return RunStatus(
             run=path.resolve().name,
@@ -81,6 +85,7 @@ def status(path: Path) -> RunStatus:
             judgments=view.ledger.count() if view.ledger else None,
             head=view.ledger.head if view.ledger else None,
             holder=holder,
+            watch=trained.watch.end if trained is not None and trained.watch is not None else None,
         )
 
 
@@ -122,6 +127,8 @@ def render_status(status: RunStatus) -> str:
         lines.append(f"peak memory: {status.peak_memory_mb / 1000:.1f} GB")
     if status.judgments is not None:
         lines.append(f"ledger: {status.judgments} judgments, head {status.head}")
+    if status.watch is not None:
+        lines.append(f"rl {status.watch}")
     lines.append(f"in use by {status.holder}" if status.holder else "not in use")
     return printable("\n".join(line.rstrip() for line in lines))
 

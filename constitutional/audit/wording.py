@@ -113,6 +113,8 @@ def summary(f: ReportFigures) -> list[str]:
 
 def labels_why(f: ReportFigures) -> str:
     """Which labels the preference model learned from, and why these."""
+    if f.gate is None and f.labels is not None:
+        return "Labels by provenance are used, as the recipe says: no judge was asked."
     if f.gate is None:
         return "The gate has not run, so no labels are in use yet."
     reasons = "; ".join(f.gate.reasons)

@@ -6,7 +6,8 @@ A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `ope
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -80,6 +81,28 @@ def generate_each(backend: Backend, batch: Sequence[Dialogue], sampling: Samplin
     if hasattr(backend, "generate_each"):
         return cast(Separable, backend).generate_each(batch, sampling)
     return list(backend.generate(batch, sampling))
+
+
+class Keeping(Protocol):
+    """A backend that can go on from dialogues of its earlier calls without reading them again."""
+
+    def keep_dialogues(self) -> AbstractContextManager[None]:
+        """While it is entered, dialogues are kept, within a bound of memory; afterwards they are forgotten."""
+        ...
+
+
+@contextmanager
+def kept_dialogues(*backends: Backend) -> Iterator[None]:
+    """While it is entered, backends that can keep dialogues do: a next turn reads what is new in it and no more.
+
+    Answers are those given without, up to rounding. What is kept depends on the calls within and on nothing before, so
+    a stage that is run again from its start gives the same text.
+    """
+    with ExitStack() as entered:
+        for backend in backends:
+            if hasattr(backend, "keep_dialogues"):
+                entered.enter_context(cast(Keeping, backend).keep_dialogues())
+        yield
 
 
 def open_backend(

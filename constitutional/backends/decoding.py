@@ -2,6 +2,7 @@
 
 Every sequence draws from a random stream of its own, so what it draws does not depend on who shares the batch. Keys and
 values live in slots allocated once; each step writes one token per slot in place, where a growing cache is copied anew.
+A prompt that continues a sequence whose keys and values were kept is read from there on only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from constitutional.backends.drawing import penalise_repetition, pick
+from constitutional.backends.kept import KeptDialogues, shared_beginning
 from constitutional.backends.slot_cache import SlotCache
 from constitutional.records import Sampling, digest, seed_for
 
@@ -42,6 +44,8 @@ class _Row:
     prompt: list[int]
     stream: random.Random
     drawn: list[int] = field(default_factory=list)
+    read: int = 0
+    """Tokens of the prompt whose keys and values are there before it is placed."""
 
     @property
     def position(self) -> int:
@@ -49,11 +53,22 @@ class _Row:
         return len(self.prompt) + len(self.drawn) - 1
 
     @property
+    def unread(self) -> int:
+        """Tokens of the prompt to be read before its first step, which reads the last one."""
+        return len(self.prompt) - 1 - self.read
+
+    @property
     def last(self) -> int:
         return self.drawn[-1] if self.drawn else self.prompt[-1]
 
 
-def decode(net: Any, prompts: Sequence[list[int]], sampling: Sampling, finished: Finished) -> list[list[int]]:
+def decode(
+    net: Any,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    finished: Finished,
+    kept: KeptDialogues | None = None,
+) -> list[list[int]]:
     """Token ids written after each prompt, in the order of the prompts; a last token that ends an answer is included.
 
     Args:
@@ -61,11 +76,12 @@ def decode(net: Any, prompts: Sequence[list[int]], sampling: Sampling, finished:
         prompts: token ids; none empty, and each leaves room for `max_tokens`.
         sampling: `seed` and the prompt make a sequence's random stream; equal prompts get one each, by their order.
         finished: called with a sequence's tokens after each one.
+        kept: sequences written before, which prompts may continue; those written now are added.
     """
     rows = _rows(prompts, sampling.seed)
     found: list[list[int]] = [[] for _ in prompts]
     for group in _groups(rows, sampling.max_tokens):
-        for row in _decode_group(net, group, sampling, finished):
+        for row in _decode_group(net, group, sampling, finished, kept):
             found[row.number] = row.drawn
     return found
 
@@ -93,20 +109,23 @@ def _groups(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
 
 
 @torch.inference_mode()
-def _decode_group(net: Any, group: Sequence[_Row], sampling: Sampling, finished: Finished) -> Iterator[_Row]:
+def _decode_group(
+    net: Any, group: Sequence[_Row], sampling: Sampling, finished: Finished, kept: KeptDialogues | None
+) -> Iterator[_Row]:
     length = len(group[0].prompt) + sampling.max_tokens
     cache = SlotCache(max(1, min(SLOTS, len(group), CACHE_TOKENS // length)), length)
     waiting = deque(group)
-    shared = _read_shared(net, cache, group)
+    shared = _read_shared(net, cache, group, kept)
     rows: list[_Row] = []  # row i is written in slot i: what is live stands together
     # tokens of each slot, for the penalty; what is not yet written repeats the first token, which changes nothing
     seen = torch.zeros((cache.slots, length), dtype=torch.long, device=net.device)
     while waiting or rows:
         new = [waiting.popleft() for _ in range(min(len(waiting), cache.slots - len(rows)))]
+        _place(cache, new, len(rows), shared, kept)
         for slot, row in enumerate(new, start=len(rows)):
             seen[slot] = row.prompt[0]
             seen[slot, : len(row.prompt)] = torch.tensor(row.prompt, device=net.device)
-        _read_prompts(net, cache, new, len(rows), shared)
+        _read_prompts(net, cache, new, len(rows))
         rows += new
         logits = _step(net, cache, rows)
         if sampling.repetition_penalty != 1:
@@ -118,6 +137,8 @@ def _decode_group(net: Any, group: Sequence[_Row], sampling: Sampling, finished:
         for slot in reversed(range(len(rows))):
             row = rows[slot]
             if len(row.drawn) == sampling.max_tokens or finished(row.drawn):
+                if kept is not None:
+                    kept.add((row.prompt + row.drawn)[: row.position], cache.taken(slot, row.position))
                 yield row
                 last = rows.pop()
                 if slot < len(rows):
@@ -126,11 +147,12 @@ def _decode_group(net: Any, group: Sequence[_Row], sampling: Sampling, finished:
                     cache.move(len(rows), slot, last.position)
 
 
-def _read_shared(net: Any, cache: SlotCache, group: Sequence[_Row]) -> int:
-    """Reads the tokens that all prompts begin with, once for all slots; how many they are."""
+def _read_shared(net: Any, cache: SlotCache, group: Sequence[_Row], kept: KeptDialogues | None) -> int:
+    """Reads the tokens that all prompts begin with, once for all slots; how many they are. 0 where all are kept."""
     first, last = min(row.prompt for row in group), max(row.prompt for row in group)
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    shared = min(shared, len(first) - 1, len(last) - 1)
+    shared = min(shared_beginning(first, last), len(first) - 1, len(last) - 1)
+    if kept is not None and all(kept.find(row.prompt)[0] >= shared for row in group):
+        return 0
     if shared and len(group) > 1:
         _forward(net, cache, 0, torch.tensor([first[:shared]]), torch.arange(shared)[None], keep=_NOTHING)
         cache.spread(shared)
@@ -138,30 +160,40 @@ def _read_shared(net: Any, cache: SlotCache, group: Sequence[_Row]) -> int:
     return 0
 
 
-def _read_prompts(net: Any, cache: SlotCache, new: Sequence[_Row], start: int, shared: int) -> None:
+def _place(cache: SlotCache, new: list[_Row], start: int, shared: int, kept: KeptDialogues | None) -> None:
+    """Orders new rows, those with most left to read first, and copies what is kept of them into slots from `start`."""
+    found = {row.number: kept.find(row.prompt[:-1]) for row in new} if kept is not None else {}
+    for row in new:
+        row.read = max(shared, found[row.number][0] if found else 0)
+    new.sort(key=lambda row: -row.unread)
+    for slot, row in enumerate(new, start=start):
+        if row.read > shared:
+            cache.put(slot, found[row.number][1], row.read)
+
+
+def _read_prompts(net: Any, cache: SlotCache, new: Sequence[_Row], start: int) -> None:
     """Reads new prompts into the slots from `start` on, all but the last token: their first step reads that one."""
     batch: list[_Row] = []
     for row in new:
-        if batch and (len(batch) + 1) * len(batch[0].prompt) > PREFILL_TOKENS:
-            _read_batch(net, cache, batch, start, shared)
+        if batch and (len(batch) + 1) * batch[0].unread > PREFILL_TOKENS:
+            _read_batch(net, cache, batch, start)
             start += len(batch)
             batch = []
         batch.append(row)
     if batch:
-        _read_batch(net, cache, batch, start, shared)
+        _read_batch(net, cache, batch, start)
 
 
-def _read_batch(net: Any, cache: SlotCache, batch: Sequence[_Row], start: int, shared: int) -> None:
-    width = len(batch[0].prompt) - 1 - shared  # the longest comes first
+def _read_batch(net: Any, cache: SlotCache, batch: Sequence[_Row], start: int) -> None:
+    width = batch[0].unread  # the longest comes first
     if width == 0:
         return
     tokens = torch.zeros((len(batch), width), dtype=torch.long)
     for i, row in enumerate(batch):
-        unread = row.prompt[shared:-1]
-        tokens[i, : len(unread)] = torch.tensor(unread)
-    positions = shared + torch.arange(width).expand(len(batch), width)
+        tokens[i, : row.unread] = torch.tensor(row.prompt[row.read : -1])
+    positions = torch.tensor([[row.read] for row in batch]) + torch.arange(width)
     # filling after a shorter prompt is written too; it stands after every token that will attend, until overwritten
-    _forward(net, cache, start, tokens, positions, keep=_NOTHING)
+    _forward(net, cache, start, tokens, positions.clamp(max=cache.length - 1), keep=_NOTHING)
 
 
 def _step(net: Any, cache: SlotCache, rows: Sequence[_Row]) -> torch.Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from constitutional.backends import Likelihood
 from constitutional.backends.cpu import prepare_process
 from constitutional.backends.decoding import decode
+from constitutional.backends.kept import KeptDialogues
 from constitutional.backends.padded import generate_padded
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import (
@@ -24,13 +26,15 @@ from constitutional.backends.tokens import (
     first_line,
     load_tokenizer,
 )
+from constitutional.backends.tree_attention import attend_in_blocks, block_mask
 from constitutional.backends.tree_mask import attends_fully, tree_mask
 from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Completion, Dialogue, Sampling
 
-TREE_NODES = 1_024
-"""Most tokens in one judging forward: matrix products are at full speed, the dense mask still costs nothing."""
+TREE_NODES = {"cpu": 4_096, "cuda": 1_024}
+"""Most tokens in one judging forward. On a CPU attention is computed in blocks and the bound is one of memory; on a GPU
+the mask is dense, and still costs nothing at this size."""
 
 HEAD_ROWS = 128
 """Rows of logits in float32 held at once (128 x 152k vocabulary = 78 MB)."""
@@ -69,9 +73,12 @@ class LocalBackend:
             compute_in_float32(self._net)
         self.context = context_of(self._net.config)
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
-        self._tree_nodes = TREE_NODES if attends_fully(self._net.config) else 0
+        self._tree_nodes = TREE_NODES[self.device] if attends_fully(self._net.config) else 0
+        if self._tree_nodes and self.device == "cpu":
+            attend_in_blocks(self._net)
         self.model = model
         self._stop_ids = stop_ids(self._net, self.tokenizer)
+        self._kept: KeptDialogues | None = None
 
     def room(self, dialogue: Dialogue) -> int:
         """Tokens left in the context window after the dialogue."""
@@ -84,11 +91,20 @@ class LocalBackend:
             self._check_room(len(prompt) + sampling.max_tokens)
         started = time.perf_counter()
         if self._tree_nodes:
-            written = decode(self._net, prompts, sampling, partial(self._finished, sampling.stop))
+            written = decode(self._net, prompts, sampling, partial(self._finished, sampling.stop), self._kept)
         else:
             written = generate_padded(self._net, self.tokenizer, prompts, sampling, self._stop_ids)
         seconds = (time.perf_counter() - started) / max(1, len(prompts))
         return [self._completion(ids, len(p), sampling, seconds) for ids, p in zip(written, prompts, strict=True)]
+
+    @contextmanager
+    def keep_dialogues(self) -> Iterator[None]:
+        """Within it, a dialogue that continues one of an earlier call is read from where that one ended."""
+        outer, self._kept = self._kept, self._kept or KeptDialogues()
+        try:
+            yield
+        finally:
+            self._kept = outer
 
     def _finished(self, stop: Sequence[str], ids: list[int]) -> bool:
         if ids[-1] in self._stop_ids or not stop:
@@ -149,7 +165,9 @@ class LocalBackend:
         return [float(v) for v in (logits[rows, tokens].float() - normaliser[rows]).tolist()]
 
     def _tree_mask(self, pack: Pack) -> torch.Tensor | None:
-        return tree_mask(pack.parent).to(self.device) if self._tree_nodes else None
+        if not self._tree_nodes:
+            return None
+        return block_mask(pack.parent) if self.device == "cpu" else tree_mask(pack.parent).to(self.device)
 
     def _check_room(self, needed: int) -> None:
         if needed > self.context:

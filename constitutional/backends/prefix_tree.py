@@ -10,6 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+ENOUGH = 512
+"""Tokens at which matrix products are at full speed: a smaller tree is not ended before it must be."""
+
+LITTLE = 8
+"""A tree ends before a row that shares less than one in so many of its tokens: the branches that belong together then
+stand in one tree, and what they share is not computed again where a full tree happens to end."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -82,8 +89,10 @@ def pack_sequences(
     for row in sorted(range(len(prompts)), key=lambda r: list(prompts[r])):
         prompt = list(prompts[row])
         wanted = [(k, option) for k, option in enumerate(options[row]) if option]
-        growth = pack.new_nodes(prompt) + len(wanted) * max((len(option) - 1 for _, option in wanted), default=0)
-        if budget and pack.tokens and len(pack.tokens) + growth > budget:
+        new = pack.new_nodes(prompt)
+        growth = new + len(wanted) * max((len(option) - 1 for _, option in wanted), default=0)
+        another = len(pack.tokens) >= ENOUGH and (len(prompt) - new) * LITTLE < len(prompt)
+        if budget and pack.tokens and (another or len(pack.tokens) + growth > budget):
             yield pack
             pack = Pack()
         for k, option in wanted:

@@ -52,6 +52,19 @@ class SlotCache:
         for stored in (*self._keys, *self._values):
             stored[target, :tokens] = stored[source, :tokens]
 
+    def taken(self, slot: int, tokens: int) -> list[torch.Tensor]:
+        """A copy of the first `tokens` of a slot: keys and values of every layer, each tokens x heads x width."""
+        return [stored[slot, :tokens].clone() for stored in (*self._keys, *self._values)]
+
+    def put(self, slot: int, kept: list[torch.Tensor], tokens: int) -> None:
+        """Copies the first `tokens` of what was `taken` into a slot."""
+        if not self._keys:
+            half = len(kept) // 2
+            made = [one.new_zeros((self.slots, self.length, *one.shape[1:])) for one in kept]
+            self._keys, self._values = made[:half], made[half:]
+        for stored, one in zip((*self._keys, *self._values), kept, strict=True):
+            stored[slot, :tokens] = one[:tokens]
+
     def get_seq_length(self, *_: object) -> int:
         """Tokens a mask made by the model itself would span; never used, since the mask is always given."""
         return self._until

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -15,12 +16,12 @@ def tree_mask(parents: Sequence[int]) -> torch.Tensor:
         parents: the parent of each node, -1 for none; a parent always stands before its children.
     """
     size = len(parents)
-    mask = torch.zeros((size, size), dtype=torch.bool)
+    mask = np.zeros((size, size), dtype=np.bool_)
     for node, parent in enumerate(parents):
         if parent >= 0:
-            mask[node] = mask[parent]
+            mask[node, :node] = mask[parent, :node]
         mask[node, node] = True
-    return mask[None, None]
+    return torch.from_numpy(mask)[None, None]
 
 
 def attends_fully(config: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from constitutional import __version__
-from constitutional.cli import auditing, authoring, drafting, labelling, pairs, testing
+from constitutional.cli import arms, auditing, authoring, drafting, labelling, pairs, testing
 from constitutional.cli.authoring import AsJson
 from constitutional.cli.ledger import ledger
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Constitutional AI: from a constitution to a trained, audited model, every judgment traceable.",
 )
-models = typer.Typer(no_args_is_help=True, help="The embedded models: list and fetch.")
+models = typer.Typer(no_args_is_help=True, help="Models: list and fetch the embedded ones, export trained ones.")
 app.add_typer(models, name="models")
 app.add_typer(ledger, name="ledger")
 
@@ -158,11 +158,18 @@ def batch(
 
 @app.command()
 def status(run_folder: RunPath) -> None:
-    """Show the stages of a run: state, counts, failures, time, tokens."""
+    """Show the stages of a run: state, counts, failures, time, tokens; of a run with rounds, those of every round."""
+    from constitutional.audit.rounds import begun_rounds, render_rounds, round_folder
     from constitutional.audit.status import render_status
     from constitutional.audit.status import status as read_status
 
-    typer.echo(render_status(read_status(run_folder)))
+    rounds = begun_rounds(run_folder)
+    for folder in [round_folder(run_folder, number) for number in rounds] or [run_folder]:
+        found = read_status(folder)
+        name = f"{run_folder.resolve().name} round {folder.name}" if rounds else found.run
+        typer.echo(render_status(found.model_copy(update={"run": name})))
+    if table := render_rounds(run_folder):
+        typer.echo(table)
 
 
 @app.command()
@@ -183,6 +190,7 @@ def trace(
     import json
 
     from constitutional.audit.principle_trace import render_principle, trace_principle
+    from constitutional.audit.rounds import read_rounds, trace_rounds
     from constitutional.audit.trace import render_trace
     from constitutional.audit.trace import trace as find_trace
 
@@ -192,7 +200,8 @@ def trace(
         decided = trace_principle(run_folder, principle)
         text, found = render_principle(decided), decided.model_dump(mode="json")
     else:
-        node = find_trace(run_folder, record_id or "")
+        rounds = read_rounds(run_folder)
+        node = trace_rounds(run_folder, rounds, record_id or "") if rounds else find_trace(run_folder, record_id or "")
         text, found = render_trace(node), node.model_dump(mode="json")
     typer.echo(json.dumps(found, indent=2) if as_json else text)
 
@@ -209,6 +218,7 @@ authoring.add(app)
 drafting.add(app)
 testing.add(app)
 pairs.add(app)
+arms.add(app)
 auditing.add(app)
 
 
@@ -230,3 +240,18 @@ def fetch_model(
 
     for name in names:
         fetch_command(name)
+
+
+@models.command("export")
+def export_model(
+    folder: Annotated[Path, typer.Argument(help="A whole model folder, such as models/rl-cai of a run.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT")],
+    file_format: Annotated[str, typer.Option("--format", help="gguf, for llama.cpp, Ollama and openvino:.")] = "gguf",
+    kind: Annotated[
+        str, typer.Option("--type", help="What matrices are stored as: f32 (loses nothing), f16 or q8_0.")
+    ] = "f32",
+) -> None:
+    """Write a trained model as one file for other engines: llama or qwen2, with tokenizer and chat template."""
+    from constitutional.cli.exporting import export_command
+
+    export_command(folder, out, file_format, kind)

@@ -20,6 +20,8 @@ def estimate_command(
     recipe = recipe_with(recipe_file, sets, limit, prompts)
     inputs = load_inputs(recipe, recipe_file)
     typer.echo(render_estimate(estimate(inputs, chosen_steps(recipe, until))))
+    if recipe.rounds is not None:
+        typer.echo(f"that is one round, with the held-out prompts of all; the recipe has {recipe.rounds}")
 
 
 def batch_command(run_folder: Path, answers: list[Path]) -> None:

@@ -19,7 +19,7 @@ def farewell(arguments: Sequence[str], reason: str = "interrupted") -> str:
     from constitutional.settings import StageName
 
     command = next((word for word in arguments if not word.startswith("-")), "")
-    keeps = command in ("run", "judge-pairs", *get_args(StageName)) or any(
+    keeps = command in ("run", "judge-pairs", "compare-arms", *get_args(StageName)) or any(
         word.split("=")[0] == "--ledger" for word in arguments
     )
     separator = "\n" if len(reason) > 40 else "; "

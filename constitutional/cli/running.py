@@ -47,7 +47,7 @@ def run_command(
         )
     if not leads():
         return
-    table = evaluation_table(outcome.folder)
+    table = "\n\n".join(text for text in (evaluation_table(outcome.folder), rounds_table(outcome.folder)) if text)
     if table:
         typer.echo(table)
     if outcome.failures:
@@ -74,6 +74,13 @@ def evaluation_table(folder: Path) -> str:
     from constitutional.audit.evaluation_table import render_evaluation
 
     return printable(render_evaluation(folder))
+
+
+def rounds_table(folder: Path) -> str:
+    """What the rounds of a run came to; empty when it has none."""
+    from constitutional.audit.rounds import render_rounds
+
+    return render_rounds(folder)
 
 
 def validate_command(path: Path) -> None:

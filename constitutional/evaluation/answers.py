@@ -23,8 +23,11 @@ from constitutional.records import (
 )
 from constitutional.templates import TemplatePack
 
-System = Literal["base", "sl-cai", "rl-cai"]
+System = Literal["base", "sl-cai", "rl-cai", "rlhf", "rlaif", "hybrid"]
 SYSTEMS: tuple[System, ...] = ("base", "sl-cai", "rl-cai")
+"""The models of one run."""
+ARMS: tuple[System, ...] = ("rlhf", "rlaif", "hybrid")
+"""The RL-CAI of each arm of a comparison: people's preferences, the run's own labels, or both."""
 
 
 class EvaluatedAnswer(Identified):

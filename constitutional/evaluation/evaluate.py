@@ -9,6 +9,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from constitutional.evaluation.answers import SYSTEMS, EvaluatedAnswer, System
 from constitutional.evaluation.checked import CheckRow
+from constitutional.evaluation.perplexity import Perplexity
 from constitutional.feedback.label import opinions
 from constitutional.records import Comparison, Judgment, Prompt, PromptKind, Record
 from constitutional.statistics import Interval, Rate, WinRate, proportion_difference, rate, win_rate
@@ -55,19 +56,19 @@ class Win(Record):
 
 
 class Evaluation(Record):
-    """Everything the evaluation table shows. `checks` is written only where principles are code."""
+    """Everything the evaluation table shows. What a recipe does not ask for is not written: `checks` (only where
+    principles are code) and `perplexity`."""
 
     rows: tuple[SystemRow, ...]
     changes: tuple[Change, ...]
     wins: tuple[Win, ...]
     checks: tuple[CheckRow, ...] = ()
+    perplexity: tuple[Perplexity, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_empty_checks(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         fields: dict[str, object] = handler(self)
-        if not self.checks:
-            fields.pop("checks", None)
-        return fields
+        return {name: value for name, value in fields.items() if value or name not in ("checks", "perplexity")}
 
     def row(self, system: System, kind: PromptKind) -> SystemRow | None:
         """One row, None when there were no such prompts or answers."""
@@ -98,10 +99,10 @@ def answer_pairs(
     return found
 
 
-def system_rows(answers: Sequence[EvaluatedAnswer]) -> tuple[SystemRow, ...]:
+def system_rows(answers: Sequence[EvaluatedAnswer], systems: Sequence[System] = SYSTEMS) -> tuple[SystemRow, ...]:
     """Rates and text statistics per system and kind of prompts."""
     rows = []
-    for system in SYSTEMS:
+    for system in systems:
         for kind in KINDS:
             chosen = [a for a in answers if a.system == system and a.kind == kind]
             if chosen:
@@ -163,9 +164,14 @@ def wins_by_score(
 
 
 def wins_by_judge(
-    pairs: Mapping[tuple[System, System, PromptKind], Sequence[Comparison]], judgments: Sequence[Judgment]
+    pairs: Mapping[tuple[System, System, PromptKind], Sequence[Comparison]],
+    judgments: Sequence[Judgment],
+    by: Literal["preference model", "judge"] = "judge",
 ) -> list[Win]:
-    """Win rates by judge: the mean over principles and orders decides; equal answers tie; unusable ones are counted."""
+    """Win rates by judge: the mean over principles and orders decides; equal answers tie; unusable ones are counted.
+
+    `by` is what kind of judge it was.
+    """
     by_comparison = opinions(judgments)
     found = []
     for (system, against, kind), comparisons in pairs.items():
@@ -182,7 +188,7 @@ def wins_by_judge(
             prompts.append(comparison.prompt_id)
         if outcomes:
             rate = win_rate(outcomes, prompts)
-            found.append(Win(by="judge", system=system, against=against, kind=kind, rate=rate, unusable=unusable))
+            found.append(Win(by=by, system=system, against=against, kind=kind, rate=rate, unusable=unusable))
     return found
 
 

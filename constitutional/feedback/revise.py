@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from constitutional.backends import Backend, Unanswered
+from constitutional.backends import Backend, Unanswered, kept_dialogues
 from constitutional.checks import NO_CHECKS, Check, Score, coded_digest, score
 from constitutional.feedback.applies import Applicability
 from constitutional.feedback.checked import unrevised_round
@@ -116,20 +116,22 @@ def revise(
     left_out = {(verdict.prompt_id, verdict.principle) for verdict in verdicts if not verdict.applies}
     items: list[_Item] = []
     failures: dict[str, Failure] = {}
-    for outcome in respond(prompts, policy=policy, pack=pack, sampling=policy_sampling, seed=seed, chunk=chunk):
-        if isinstance(outcome, Failure):
-            failures[outcome.item_id] = outcome
-            continue
-        prompt = next(p for p in prompts if p.id == outcome.prompt_id)
-        fitting = [principle for principle in principles if (prompt.id, principle.ref) not in left_out]
-        count = min(rounds, rounds if replacement and fitting else len(fitting))
-        drawn = draw_principles(prompt.id, fitting, count, replacement=replacement, seed=seed)
-        items.append(_Item(prompt, outcome, drawn))
-    for k in range(rounds):
-        here = [one for one in items if k < len(one.principles)]
-        for one in here:
-            _ask_check(one, one.principles[k], checks.get(one.principles[k].ref))
-        _revise_round(k, here, critic, pack, critic_sampling, critique, candidates, seed_for(seed, "revise", chunk, k))
+    with kept_dialogues(policy, critic):
+        for outcome in respond(prompts, policy=policy, pack=pack, sampling=policy_sampling, seed=seed, chunk=chunk):
+            if isinstance(outcome, Failure):
+                failures[outcome.item_id] = outcome
+                continue
+            prompt = next(p for p in prompts if p.id == outcome.prompt_id)
+            fitting = [principle for principle in principles if (prompt.id, principle.ref) not in left_out]
+            count = min(rounds, rounds if replacement and fitting else len(fitting))
+            drawn = draw_principles(prompt.id, fitting, count, replacement=replacement, seed=seed)
+            items.append(_Item(prompt, outcome, drawn))
+        for k in range(rounds):
+            here = [one for one in items if k < len(one.principles)]
+            for one in here:
+                _ask_check(one, one.principles[k], checks.get(one.principles[k].ref))
+            draw = seed_for(seed, "revise", chunk, k)
+            _revise_round(k, here, critic, pack, critic_sampling, critique, candidates, draw)
     used = ("respond", "critique", "revise") if critique else ("respond", "revise_direct")
     digests = tuple(pack.digest(name) for name in used)
     by_prompt = {item.prompt.id: item for item in items}

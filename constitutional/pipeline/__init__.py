@@ -9,12 +9,13 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from constitutional.audit.arms import Arms
 from constitutional.audit.current import CHECKS_SUFFIX
 from constitutional.audit.model_card import write_cards
 from constitutional.audit.report import write_report
@@ -25,9 +26,11 @@ from constitutional.errors import ConfigError, GateError, PendingError, RunError
 from constitutional.feedback.gate import require
 from constitutional.interop.pairs import UNUSABLE
 from constitutional.ledger import open_ledger, open_ledger_read_only
+from constitutional.pipeline.arms import compare_arms
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
+from constitutional.pipeline.forgetting import check_perplexity
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.lost import UNANSWERED, check_lost
 from constitutional.pipeline.preflight import (
@@ -41,8 +44,10 @@ from constitutional.pipeline.preflight import (
     check_steps,
 )
 from constitutional.pipeline.rewarding import check_rewards
-from constitutional.pipeline.team import Team, leading, open_team, results
+from constitutional.pipeline.rounds import check_folder, check_rounds, run_rounds
+from constitutional.pipeline.team import Team, leading, open_team, refuse_several, results
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
+from constitutional.pipeline.watching import check_watch
 from constitutional.processes import leads
 from constitutional.runs import RunFolder, StageResult, follow_run, load_result, open_run, write_atomic
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
@@ -109,6 +114,7 @@ def run_recipe(
 ) -> RunOutcome:
     """Runs a recipe in a run folder; what is finished there under the same settings is reused.
 
+    A recipe with `rounds` is run so many times over; the outcome then holds the steps of all rounds.
     Under `torchrun` or `accelerate launch` the leading process does so, and the others join it in the trainings.
 
     Args:
@@ -130,6 +136,75 @@ def run_recipe(
     if until is not None and until not in STEPS:
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
     inputs = load_inputs(recipe, recipe_file)
+    if leads():
+        check_recipe(inputs, until)
+
+    def run_one(own: Inputs, folder: Path, last: str | None) -> RunOutcome:
+        return run_inputs(
+            own,
+            folder,
+            until=last,
+            display=display,
+            accept_constitution=accept_constitution,
+            budget=budget,
+            fail_on_error=fail_on_error,
+            batch=batch,
+        )
+
+    check_folder(run_folder, rounds=recipe.rounds is not None)
+    if recipe.rounds is None:
+        return run_one(inputs, run_folder, until)
+    refuse_several("rounds")
+    steps = run_rounds(
+        inputs,
+        chosen_steps(recipe),
+        run_folder,
+        lambda *given: run_one(*given).steps,
+        until=until,
+        display=display,
+    )
+    return RunOutcome(run_folder, steps, run_folder / "report.html")
+
+
+def run_arms(
+    recipe: Recipe,
+    recipe_file: Path,
+    run_folder: Path,
+    *,
+    arms: Sequence[str],
+    judge: str,
+    rows: int | None = None,
+    display: Display | None = None,
+    budget: float | None = None,
+) -> Arms:
+    """Runs a recipe on people's preferences, on its own labels and on both, and compares what comes of it.
+
+    Arguments and errors are those of `arms.compare_arms` and `run_recipe`.
+    """
+    refuse_several("arms")
+    inputs = load_inputs(recipe, recipe_file)
+    check_recipe(inputs)
+    shown = display or Silent()
+
+    def run_one(own: Inputs, folder: Path, last: str) -> tuple[StepOutcome, ...]:
+        return run_inputs(own, folder, until=last, display=shown, budget=budget).steps
+
+    steps = chosen_steps(recipe)
+    return compare_arms(inputs, steps, run_folder, run_one, arms=arms, judge=judge, rows=rows, display=shown)
+
+
+def run_inputs(
+    inputs: Inputs,
+    run_folder: Path,
+    *,
+    until: str | None = None,
+    display: Display | None = None,
+    accept_constitution: str | None = None,
+    budget: float | None = None,
+    fail_on_error: float | None = None,
+    batch: Path | None = None,
+) -> RunOutcome:
+    """Runs the steps of loaded inputs once; arguments and errors are those of `run_recipe`."""
     if leads():
         check_recipe(inputs, until)
     team = open_team(budget)
@@ -176,13 +251,18 @@ def _join(team: Team, inputs: Inputs, run_folder: Path) -> RunOutcome:
 def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     """Raises what a run would run into: missing steps, models or held-out prompts. Opens no model."""
     steps = chosen_steps(inputs.recipe, until)
-    check_steps(steps, human_preferences=bool(inputs.recipe.pm.human))
+    by_provenance = inputs.recipe.label.source == "provenance"
+    contrast = inputs.recipe.sample.contrast if by_provenance else None
+    check_steps(steps, human_preferences=bool(inputs.recipe.pm.human), contrast=contrast)
     check_sources(inputs, steps)
     check_label(inputs, steps)
     check_human_preferences(inputs, steps)
     check_rewards(inputs, steps)
+    check_watch(inputs, steps)
     check_models(inputs, steps)
     check_prompts(inputs, steps)
+    check_perplexity(inputs, steps)
+    check_rounds(inputs, chosen_steps(inputs.recipe))
 
 
 def chosen_steps(recipe: Recipe, until: str | None = None) -> list[str]:

@@ -75,12 +75,13 @@ class Inputs:
         """The model spec behind `policy`, `feedback` or `judge` (the labels'), `self` and defaults resolved."""
         recipe = self.recipe
         if role == "policy":
-            return self._located(recipe.policy)
+            return self.located(recipe.policy)
         if role == "judge":
             return self.juror.spec
-        return self._located(recipe.policy if recipe.feedback == "self" else recipe.feedback)
+        return self.located(recipe.policy if recipe.feedback == "self" else recipe.feedback)
 
-    def _located(self, spec: str) -> str:
+    def located(self, spec: str) -> str:
+        """A model spec of the recipe, its path found."""
         kind, _, rest = spec.partition(":")
         return f"{kind}:{resolve_path(self.recipe_file, rest)}" if kind in ("scripted", "local", "model") else spec
 
@@ -89,9 +90,9 @@ class Inputs:
         """Every judge, the labels' judge first."""
         recipe = self.recipe
         given = recipe.policy if recipe.judge == "self" else recipe.judge
-        own = self.spec("feedback") if given is None else self._located(given)
+        own = self.spec("feedback") if given is None else self.located(given)
         requests = [p.comparison_request for p in self.constitution.principles if "judge" in p.phases]
-        return jury(recipe, own, self._located, tuple(request for request in requests if request))
+        return jury(recipe, own, self.located, tuple(request for request in requests if request))
 
     @property
     def juror(self) -> Juror:

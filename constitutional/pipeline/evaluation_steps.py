@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from constitutional.evaluation.answers import EvaluatedAnswer, System, answer
 from constitutional.evaluation.checked import check_rows, failures, score_answers
@@ -19,25 +19,39 @@ from constitutional.evaluation.evaluate import (
 from constitutional.feedback.judge import choose_principles
 from constitutional.pipeline.asking import asked_key, judged, run_judge
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Lazy
+from constitutional.pipeline.forgetting import forgetting
 from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant, seed_for
 from constitutional.runs import StageResult, write_atomic
 
 Pairs = dict[tuple[System, System, PromptKind], list[Comparison]]
 
 
-def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Held-out prompts → one answer of each system (EvaluatedAnswer records)."""
-    settings = ctx.recipe.evaluation
-    draw = ctx.sampling("policy", max_tokens=settings.max_tokens, temperature=settings.temperature)
-    prompts = [p for kind in KINDS for p in ctx.select(kind, "heldout")]
+def compared(ctx: Context, done: Done) -> dict[System, str]:
+    """The models to compare and their specs: the policy, and what training made of it."""
     systems: dict[System, str] = {"base": ctx.spec("policy")}
     if "sft" in done:
         systems["sl-cai"] = ctx.trained(done, "sft")
     if "rl" in done:
         systems["rl-cai"] = ctx.trained(done, "rl")
+    return systems
+
+
+def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
+    """Held-out prompts → one answer of each system (EvaluatedAnswer records)."""
+    trained: dict[str, StageResult] = {name: done[name] for name in ("sft", "rl") if name in done}
+    return answer_stage(ctx, "answers", number, compared(ctx, done), trained)
+
+
+def answer_stage(
+    ctx: Context, name: str, number: int, systems: Mapping[System, str], inputs: Mapping[str, StageResult]
+) -> StageResult:
+    """The stage `name`: every system's answers to the held-out prompts. `inputs` are the steps that trained them."""
+    settings = ctx.recipe.evaluation
+    draw = ctx.sampling("policy", max_tokens=settings.max_tokens, temperature=settings.temperature)
+    prompts = [p for kind in KINDS for p in ctx.select(kind, "heldout")]
     stage = ctx.folder.stage(
         number,
-        "answers",
+        name,
         {
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
@@ -47,7 +61,7 @@ def answers_step(ctx: Context, done: Done, number: int) -> StageResult:
             "seed": ctx.recipe.seed,
             "chunk_size": ctx.recipe.chunk_size,
         },
-        {name: done[name] for name in ("sft", "rl") if name in done},
+        inputs,
     )
     size = ctx.recipe.chunk_size
     # work is cut by system first, so that a chunk never needs two trained models at once
@@ -78,6 +92,8 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     settings = ctx.recipe.evaluation
     count = None if settings.principles_per_comparison == "all" else settings.principles_per_comparison
     limit = settings.judge_limit
+    trained: dict[str, StageResult] = {name: done[name] for name in ("sft", "rl") if name in done}
+    forgotten = forgetting(ctx, number, compared(ctx, done), trained)
     stage = ctx.folder.stage(
         number,
         "evaluate",
@@ -86,6 +102,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
             **ctx.case_key([p for p in principles if p.ref not in ctx.checks]),
             "per_comparison": settings.principles_per_comparison,
             "limit": limit,
+            **({"perplexity": forgotten[1].key} if forgotten else {}),
         },
         {"answers": done["answers"], **({"pm": done["pm"]} if "pm" in done else {})},
     )
@@ -109,7 +126,13 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
         wins = wins_by_score(pairs, _scores(ctx, done, pairs)) + wins
     scores = list(score_answers(answers, ctx.prompts, principles, ctx.checks))
     checks = check_rows(scores, answers)
-    evaluation = Evaluation(rows=rows, changes=changes(rows), wins=tuple(wins), checks=checks)
+    evaluation = Evaluation(
+        rows=rows,
+        changes=changes(rows),
+        wins=tuple(wins),
+        checks=checks,
+        perplexity=forgotten[0] if forgotten else (),
+    )
     write_atomic(stage.folder / "evaluation.json", evaluation.to_json() + "\n")
     write_atomic(stage.folder / "comparisons.jsonl", "".join(c.to_json() + "\n" for c in asked))
     outputs = ["evaluation.json", "comparisons.jsonl"]

@@ -126,14 +126,16 @@ def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
 
 
 def label_step(ctx: Context, done: Done, number: int) -> StageResult:
-    """Judgments (or, when the gate says so, provenance) → soft labels (Preference records, comparisons.jsonl).
+    """Judgments (or, when gate or recipe say so, provenance) → soft labels (Preference records, comparisons.jsonl).
 
     What the recipe has fitted to the gate's labelled comparisons is kept (calibrations.jsonl, weights.json).
     """
-    by_judge = load_gate(done["gate"]).labels == "judge"
+    asks = ctx.recipe.label.source == "judge"
+    by_judge = asks and load_gate(done["gate"]).labels == "judge"
     clamp = ctx.recipe.label.clamp
     contrast, drop_flagged = ctx.recipe.pm.contrast, ctx.recipe.sft.drop_flagged
-    inputs = {"gate": done["gate"]} | ({"sample": done["sample"], "judge": done["judge"]} if by_judge else {})
+    inputs = {"gate": done["gate"]} if asks else {}
+    inputs |= {"sample": done["sample"], "judge": done["judge"]} if by_judge else {}
     negated = ctx.recipe.sample.contrast and not by_judge  # contrast pairs say themselves which answer is preferred
     if negated:
         inputs["sample"] = done["sample"]
@@ -166,7 +168,8 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
     else:
         comparisons = [compare_revision(ctx.prompt(r.prompt_id), r) for r in usable]
         judgments, asked = [], set()
-    labelled, answered = done["gate"].read("labelled.jsonl", Labelled), done["gate"].records(Judgment)
+    labelled = done["gate"].read("labelled.jsonl", Labelled) if asks else []
+    answered = done["gate"].records(Judgment) if asks else []
     labeller = Labeller(ctx.recipe.label, principles, ctx.recipe.seed, labelled, answered)
     sure = sureness(labelled, answered, clamp) if contrast and by_judge else 1.0
     if contrast and usable:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
+from constitutional.pipeline.preference_rows import human_comparisons, preferences_key
 from constitutional.pipeline.rewarding import open_rewards, rewards_key
+from constitutional.pipeline.watching import OnAnswers, open_watch, probe_prompts, watch_key
 from constitutional.records import Prompt, seed_for
 from constitutional.runs import StageResult
 from constitutional.settings import DpoSettings, PpoSettings
@@ -18,9 +20,10 @@ def rl_inputs(ctx: Context, done: Done) -> dict[str, StageResult]:
     """The results of earlier steps that the algorithm reads."""
     settings = ctx.recipe.rl
     if settings.algorithm == "dpo":
-        names = ["label"]
+        names = ["label"] if "label" in done else []
     else:
-        graded = any(part.kind == "judge" for part in settings.parts)
+        watched = settings.watch is not None and settings.watch.heldout == "judge"
+        graded = watched or any(part.kind == "judge" for part in settings.parts)
         names = [name for name, read in (("pm", settings.needs_preference_model), ("gate", graded)) if read]
     return {name: done[name] for name in (*names, *(["sft"] if "sft" in done else []))}
 
@@ -28,15 +31,26 @@ def rl_inputs(ctx: Context, done: Done) -> dict[str, StageResult]:
 def rl_key(ctx: Context) -> dict[str, object]:
     """What the stage's result depends on besides its inputs."""
     settings = ctx.recipe.rl
-    key: dict[str, object] = {"settings": settings.model_dump(mode="json"), "seed": ctx.recipe.seed}
+    said = {name: value for name, value in settings.model_dump(mode="json").items() if name != "report_to"}
+    key: dict[str, object] = {"settings": said, "seed": ctx.recipe.seed}
     if settings.algorithm == "dpo":
-        return {**key, "heldout": ctx.recipe.pm.heldout}
+        return {**key, **preferences_key(ctx, human_comparisons(ctx))}
     prompts = ctx.prompts_key(rl_prompts(ctx))
-    return {**key, "prompts": prompts, "temperature": _temperature(ctx), **rewards_key(ctx)}
+    return {
+        **key,
+        "prompts": prompts,
+        "temperature": _temperature(ctx),
+        **rewards_key(ctx),
+        **watch_key(ctx, _all_prompts(ctx)),
+    }
 
 
 def rl_prompts(ctx: Context) -> list[Prompt]:
-    """Red-team and helpful prompts in turn, each kind in a seeded order."""
+    """The prompts to train on: red-team and helpful ones in turn, in a seeded order, without those of the watch."""
+    return _all_prompts(ctx)[len(probe_prompts(ctx, _all_prompts(ctx))) :]
+
+
+def _all_prompts(ctx: Context) -> list[Prompt]:
     kinds = [ctx.select("red_team", "train"), ctx.select("helpful", "train")]
     for kind in kinds:
         random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(kind)
@@ -51,8 +65,18 @@ def optimise_on_rows(ctx: Context, rows: Sequence[PreferenceRow], common: Mappin
     return train_dpo(rows, beta=settings.beta, labels=settings.labels, trl=ctx.recipe.rl.trl, **common)
 
 
-def optimise_on_rewards(ctx: Context, done: Done, prompts: Sequence[Prompt], common: Mapping[str, Any]) -> RlResult:
-    """Trains on rewarded answers of the policy's own; `common` is what every algorithm takes."""
+def optimise_on_rewards(
+    ctx: Context, done: Done, prompts: Sequence[Prompt], common: Mapping[str, Any], on_answers: OnAnswers
+) -> RlResult:
+    """Trains on rewarded answers of the policy's own.
+
+    Args:
+        ctx: the run.
+        done: results of earlier steps.
+        prompts: of `rl_prompts`.
+        common: what every algorithm takes.
+        on_answers: told of the answers of each probe, where the run is watched.
+    """
     settings = ctx.recipe.rl
     drawn: dict[str, Any] = {
         **common,
@@ -70,6 +94,9 @@ def optimise_on_rewards(ctx: Context, done: Done, prompts: Sequence[Prompt], com
         "kl": settings.kl,
         "prompts_per_step": settings.prompts_per_step,
     }
+    if settings.watch is not None:
+        by = [source.by for source in drawn["rewards"]]
+        stepped["watching"] = open_watch(ctx, done, probe_prompts(ctx, _all_prompts(ctx)), by, on_answers)
     if settings.algorithm == "ppo":
         from constitutional.training.ppo.stage import train_ppo
 

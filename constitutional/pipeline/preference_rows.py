@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from constitutional.config import resolve_path
 from constitutional.errors import TrainingError
 from constitutional.feedback.label import opinions
-from constitutional.pipeline.context import Context, Done
+from constitutional.pipeline.context import Done, Inputs
 from constitutional.prompts import load_pairs
 from constitutional.records import Comparison, Failure, Judgment, Preference, short_digest
+from constitutional.settings import RowSettings
 from constitutional.training.pm_folder import OVERALL, Condition
 from constitutional.training.rows import PreferenceRow
 
@@ -44,7 +45,7 @@ class PreferenceRows:
     failures: list[Failure] = field(default_factory=list)
 
 
-def human_comparisons(ctx: Context) -> list[HumanComparison]:
+def human_comparisons(ctx: Inputs) -> list[HumanComparison]:
     """The pairs people compared, each once; data sets that are only measured come first."""
     found = []
     seen: set[str] = set()
@@ -66,7 +67,7 @@ def human_comparisons(ctx: Context) -> list[HumanComparison]:
     return found
 
 
-def conditions(ctx: Context) -> list[Condition]:
+def conditions(ctx: Inputs) -> list[Condition]:
     """The principles a conditioned model is asked under: those that judge, and what no principle stands behind."""
     principles = ctx.taking_part("judge")
     named = [
@@ -77,7 +78,7 @@ def conditions(ctx: Context) -> list[Condition]:
     return [*named, *([Condition(principle="overall", text=OVERALL)] if overall else [])]
 
 
-def preference_rows(ctx: Context, done: Done, human: Sequence[HumanComparison]) -> PreferenceRows:
+def preference_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> PreferenceRows:
     """Rows for training and for measuring; all comparisons of one conversation land on the same side.
 
     Raises:
@@ -92,6 +93,7 @@ def preference_rows(ctx: Context, done: Done, human: Sequence[HumanComparison]) 
             sides[short_digest([m.model_dump() for m in comparison.messages])] = comparison.prompt_id in measured
         _label_rows(ctx, done, rows, labels, comparisons, measured)
     _human_rows(ctx, rows, human, sides)
+    _take(rows, settings.rows)
     if settings.conditioned and not any(row.principles for row in rows.train):
         raise TrainingError("pm.conditioned: no principle's opinion to train on (the labels are not the judge's)")
     if not rows.train or not rows.heldout:
@@ -102,26 +104,58 @@ def preference_rows(ctx: Context, done: Done, human: Sequence[HumanComparison]) 
     return rows
 
 
-def labelled_rows(ctx: Context, done: Done) -> list[PreferenceRow]:
-    """One row a label of the run that is not held out, for a policy that learns from the labels themselves.
+def policy_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> PreferenceRows:
+    """The rows a policy learns from directly: those of a preference model that reads no principles.
 
-    What `pm` adds to them (people's preferences, weights, each principle's opinion) is the preference model's alone.
+    Without people's preferences they are the run's labels that are not held out, and nothing is measured on the others.
 
     Raises:
-        TrainingError: there is none.
+        TrainingError: there is none, or not as many as `pm.rows` says.
     """
+    settings = ctx.recipe.pm
+    if human:
+        plain = settings.model_copy(update={"conditioned": False})
+        return preference_rows(replace(ctx, recipe=ctx.recipe.model_copy(update={"pm": plain})), done, human)
     labels, comparisons, measured = _labelled(ctx, done)
-    rows = []
+    rows = PreferenceRows()
     for label in labels:
         comparison = comparisons[label.comparison_id]
         if comparison.prompt_id not in measured:
-            rows.append(_row(comparison, label, "ai" if label.judgment_ids else "provenance", 1.0, None))
-    if not rows:
+            rows.train.append(_row(comparison, label, "ai" if label.judgment_ids else "provenance", 1.0, None))
+    _take(rows, settings.rows)
+    if not rows.train:
         raise TrainingError(f"rl: no labelled comparison to train on ({len(labels)} held out)")
     return rows
 
 
-def _labelled(ctx: Context, done: Done) -> tuple[list[Preference], dict[str, Comparison], set[str]]:
+def preferences_key(ctx: Inputs, human: Sequence[HumanComparison]) -> dict[str, object]:
+    """What the key of a stage that learns from `policy_rows` holds of them besides the label step."""
+    settings = ctx.recipe.pm
+    key: dict[str, object] = {"heldout": settings.heldout}
+    if human:
+        key["human"] = short_digest([[item.comparison.id, item.weight] for item in human])
+        key["ai_weight"] = settings.ai_weight
+    return {**key, **({"rows": settings.rows.model_dump()} if settings.rows else {})}
+
+
+def _take(rows: PreferenceRows, wanted: RowSettings | None) -> None:
+    """Leaves as many training rows of each source as wanted.
+
+    Raises:
+        TrainingError: there are fewer.
+    """
+    if wanted is None:
+        return
+    kept: set[str] = set()
+    for name, count, human in (("labels", wanted.ai, False), ("human preferences", wanted.human, True)):
+        own = sorted(row.preference_id for row in rows.train if (row.source == "human") == human)
+        if len(own) < count:
+            raise TrainingError(f"pm.rows: {count} rows of {name} wanted, {len(own)} there are to train on")
+        kept.update(own[:count])
+    rows.train = [row for row in rows.train if row.preference_id in kept]
+
+
+def _labelled(ctx: Inputs, done: Done) -> tuple[list[Preference], dict[str, Comparison], set[str]]:
     """The run's labels, the comparisons they are of by id, and the prompts that are held out."""
     labels = [p for p in done["label"].records(Preference) if p.p_a is not None]
     text = (done["label"].folder / "comparisons.jsonl").read_text("utf-8")
@@ -132,7 +166,7 @@ def _labelled(ctx: Context, done: Done) -> tuple[list[Preference], dict[str, Com
 
 
 def _label_rows(
-    ctx: Context,
+    ctx: Inputs,
     done: Done,
     rows: PreferenceRows,
     labels: Sequence[Preference],
@@ -174,7 +208,7 @@ def _label_rows(
 
 
 def _human_rows(
-    ctx: Context,
+    ctx: Inputs,
     rows: PreferenceRows,
     human: Sequence[HumanComparison],
     sides: dict[str, bool],

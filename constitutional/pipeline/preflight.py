@@ -33,14 +33,20 @@ TRAINING = ("sft", "pm", "rl")
 JUDGING = ("gate", "judge", "evaluate")
 
 
-def check_steps(steps: Sequence[str], *, human_preferences: bool = False) -> None:
-    """Every step finds what it reads. `human_preferences`: the preference model can do without labels of the run.
+def check_steps(steps: Sequence[str], *, human_preferences: bool = False, contrast: bool | None = None) -> None:
+    """Every step finds what it reads.
+
+    Args:
+        steps: of the recipe.
+        human_preferences: the preference model can do without labels of the run.
+        contrast: of a recipe that labels by provenance, whether contrast pairs are labelled; None where a judge labels.
 
     Raises:
         ConfigError: naming the step and what it needs.
     """
+    needs = NEEDS if contrast is None else {**NEEDS, "label": ("sample",) if contrast else ()}
     for step in steps:
-        for needed in NEEDS.get(step, ()):
+        for needed in needs.get(step, ()):
             if needed not in steps and not (step == "pm" and human_preferences):
                 raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
 
@@ -52,7 +58,9 @@ def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
         ConfigError: `sample.revisions` without revisions, `pm.contrast` without helpful answers, `pm.conditioned`
             without judgments, or `gate.human` without a principle for the judge that applies to every pair.
     """
-    labels_revisions = not inputs.recipe.sample.contrast or inputs.recipe.pm.contrast
+    recipe = inputs.recipe
+    judged = recipe.label.source == "judge" and recipe.gate.fallback == "stop"
+    labels_revisions = recipe.pm.contrast or not (recipe.sample.contrast or judged)
     if labels_revisions and "label" in steps and "revise" not in steps:
         raise ConfigError("stages: 'label' needs 'revise', which is left out")
     if inputs.recipe.sample.contrast and "sample" in steps:
@@ -104,7 +112,7 @@ def check_human_preferences(inputs: Inputs, steps: Sequence[str]) -> None:
         DataError: a file that is missing, empty or of another form.
     """
     names = []
-    for source in inputs.recipe.pm.human if "pm" in steps else ():
+    for source in inputs.recipe.pm.human if "pm" in steps or "rl" in steps else ():
         path = resolve_path(inputs.recipe_file, source.path)
         if path.suffix in (".jsonl", ".json", ".gz"):
             load_pairs(str(path), 1)

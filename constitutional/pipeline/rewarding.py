@@ -53,7 +53,8 @@ def check_rewards(inputs: Inputs, steps: Sequence[str]) -> None:
     if "rl" not in steps:
         return
     judged = settings.algorithm != "dpo" and any(part.kind == "judge" for part in settings.parts)
-    needed = {"label": settings.algorithm == "dpo", "pm": settings.needs_preference_model, "gate": judged}
+    labels_needed = settings.algorithm == "dpo" and not inputs.recipe.pm.human
+    needed = {"label": labels_needed, "pm": settings.needs_preference_model, "gate": judged}
     for step, wanted in needed.items():
         if wanted and step not in steps:
             raise ConfigError(f"stages: 'rl' needs '{step}', which is left out")
@@ -73,8 +74,7 @@ def rewards_key(ctx: Context) -> dict[str, object]:
         principles = reward_principles(ctx, part)
         key |= ctx.code_key(principles) if part.kind == "check" else {}
         if part.kind == "judge":
-            key["graded"] = [[p.ref, p.score_request] for p in principles]
-            key |= {"template": ctx.pack.digest("score"), "judge": ctx.identity("judge"), **ctx.case_key(principles)}
+            key |= judge_key(ctx, principles)
         if part.kind == "preference_model" and (asked := _conditions(ctx)):
             key["conditions"] = [condition.model_dump(mode="json") for condition in asked]
     return key
@@ -83,6 +83,39 @@ def rewards_key(ctx: Context) -> dict[str, object]:
 def _conditions(ctx: Context) -> list[Condition]:
     """The principles a conditioned preference model rewards under, as the constitution words and weighs them now."""
     return conditions(ctx) if ctx.recipe.pm.conditioned else []
+
+
+def _members(ctx: Context) -> list[int] | None:
+    """The members of an ensemble that reward: all, or all but the last, which the watch scores by."""
+    watch, ensemble = ctx.recipe.rl.watch, ctx.recipe.pm.ensemble
+    kept_out = watch is not None and watch.heldout == "member" and ensemble is not None
+    return list(range(ensemble.members - 1)) if kept_out and ensemble is not None else None
+
+
+def kept_out(ctx: Context, done: Done) -> RewardSource:
+    """The last member of the preference model's ensemble, as a held-out reward."""
+    from constitutional.training.scorer import PreferenceModel
+
+    ensemble = ctx.recipe.pm.ensemble
+    assert ensemble is not None
+    folder = done["pm"].folder / MODEL_NAMES["pm"]
+    return by_preference_model(PreferenceModel(folder, conditions=_conditions(ctx), members=[ensemble.members - 1]))
+
+
+def judge_sources(ctx: Context, done: Done, weight: float) -> list[RewardSource]:
+    """The judge under each of the principles it can grade by, as a held-out reward. Raises as `open_rewards`."""
+    part = RewardSettings(kind="judge", weight=weight)
+    return list(_judged(ctx, done, reward_principles(ctx, part), part))
+
+
+def judge_key(ctx: Context, principles: Sequence[Principle]) -> dict[str, object]:
+    """What a key holds of a judge that grades answers under some principles."""
+    return {
+        "graded": [[p.ref, p.score_request] for p in principles],
+        "template": ctx.pack.digest("score"),
+        "judge": ctx.identity("judge"),
+        **ctx.case_key(principles),
+    }
 
 
 def open_rewards(ctx: Context, done: Done) -> list[RewardSource]:
@@ -96,7 +129,8 @@ def open_rewards(ctx: Context, done: Done) -> list[RewardSource]:
         if part.kind == "preference_model":
             from constitutional.training.scorer import PreferenceModel
 
-            scorer = PreferenceModel(done["pm"].folder / MODEL_NAMES["pm"], conditions=_conditions(ctx))
+            folder = done["pm"].folder / MODEL_NAMES["pm"]
+            scorer = PreferenceModel(folder, conditions=_conditions(ctx), members=_members(ctx))
             sources.append(by_preference_model(scorer, part.weight))
             continue
         principles = reward_principles(ctx, part)

@@ -82,6 +82,16 @@ def open_team(budget: float | None) -> Team | None:
     return Team(torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
 
 
+def refuse_several(what: str) -> None:
+    """Refuses several processes.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if processes() > 1:
+        raise ConfigError(f"{what}: one process only, as yet: several can share out a recipe without them")
+
+
 @contextmanager
 def leading(team: Team | None) -> Iterator[None]:
     """Around the work of the leading process: when it is done the others are let go."""

@@ -9,11 +9,13 @@ from typing import Any
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
-from constitutional.pipeline.preference_rows import conditions, human_comparisons, labelled_rows, preference_rows
+from constitutional.pipeline.preference_rows import conditions, human_comparisons, policy_rows, preference_rows
+from constitutional.processes import leads
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
 from constitutional.runs import Stage, StageResult
 from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.rows import RewardRow, SftRow
+from constitutional.training.watch.trackers import trackers
 
 
 def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -133,24 +135,39 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     if (finished := stage.result()) is not None:
         return finished
     rewards: list[RewardRow] = []
+    probes: list[Record] = []
     common: dict[str, Any] = {
         "policy": _weights_of(ctx.trained(done, "sft")),
         "output": stage.folder / MODEL_NAMES["rl"],
         "seed": ctx.recipe.seed,
         "lora": settings.lora.model_dump() if settings.lora else None,
-        "on_log": _logger(ctx, stage),
         "checkpoints": _checkpoints(ctx, stage),
     }
+    files: dict[str, Sequence[Record]] = {}
+    unused: list[Failure] = []
     ctx.begin_training("rl", number, done)
-    if settings.algorithm == "dpo":
-        result = optimise_on_rows(ctx, labelled_rows(ctx, done), common)
-    else:
-        result = optimise_on_rewards(ctx, done, rl_prompts(ctx), {**common, "on_reward": rewards.extend})
-    _write_rows(stage, "rewards.jsonl", rewards)
+    with trackers(settings.report_to if leads() else (), ctx.recipe.name, ctx.folder.path / "tracking") as track:
+        common["on_log"] = _logger(ctx, stage, track)
+        if settings.algorithm == "dpo":
+            human = human_comparisons(ctx)
+            rows = policy_rows(ctx, done, human)
+            if human or ctx.recipe.pm.rows:  # not simply the labels of the run that are not held out
+                files["rows.jsonl"] = rows.train
+                files["comparisons.jsonl"], files["preferences.jsonl"] = rows.comparisons, rows.preferences
+                unused = rows.failures
+            result = optimise_on_rows(ctx, rows.train, common)
+        else:
+            rewarded = {**common, "on_reward": rewards.extend}
+            result = optimise_on_rewards(ctx, done, rl_prompts(ctx), rewarded, probes.extend)
+    files["rewards.jsonl"] = rewards
+    if settings.watch is not None:
+        files["probes.jsonl"] = probes
+    for name, records in files.items():
+        _write_rows(stage, name, records)
     stage.write("result.json", result.to_json() + "\n")
-    outputs = ["rewards.jsonl", "result.json", MODEL_NAMES["rl"]]
+    outputs = [*files, "result.json", MODEL_NAMES["rl"]]
     counts = {"rewards": len(rewards), **({"rows": result.rows} if result.rows else {})}
-    failed = [*result.failures, *_unrewarded(rewards)]
+    failed = [*unused, *result.failures, *_unrewarded(rewards)]
     return stage.finish(counts, outputs=outputs, failed=failed)
 
 
@@ -185,8 +202,10 @@ def _checkpoints(ctx: Context, stage: Stage) -> Checkpoints:
     return Checkpoints(stage.checkpoints, ctx.recipe.checkpoint_every)
 
 
-def _logger(ctx: Context, stage: Stage) -> Callable[[dict[str, Any]], None]:
-    """Every log of a trainer goes to metrics.jsonl; its step and loss to the display.
+def _logger(
+    ctx: Context, stage: Stage, track: Callable[[dict[str, Any]], None] = lambda row: None
+) -> Callable[[dict[str, Any]], None]:
+    """Every log of a trainer goes to metrics.jsonl and to `track`; its step and loss to the display.
 
     The first one says where the training begins or goes on: what an interrupted attempt logged beyond is taken out.
     """
@@ -198,6 +217,7 @@ def _logger(ctx: Context, stage: Stage) -> Callable[[dict[str, Any]], None]:
             ctx.folder.forget_metrics(stage.name, stage.key, int(row["step"]))
             begun = True
         ctx.folder.metric(stage=stage.name, key=stage.key, **row)
+        track(row)
         if "step" in row and "steps" in row:
             note = f"loss {row['loss']:.3f}" if isinstance(row.get("loss"), float) else ""
             if isinstance(row.get("reward"), float):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from datasets import Dataset
 from trl import DPOConfig
 
-from constitutional.errors import TrainingError
+from constitutional.errors import ConfigError, TrainingError
 from constitutional.processes import leads, processes, wait_for_all
 from constitutional.records import Failure, assistant
 from constitutional.training.checkpoints import Checkpoints
@@ -18,7 +18,7 @@ from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import PreferenceRow, RlResult
 from constitutional.training.session import save, train, training_session
-from constitutional.training.soft_dpo import COLUMN, SoftDpoTrainer, SoftPairCollator
+from constitutional.training.soft_dpo import COLUMN, WEIGHT, SoftDpoTrainer, SoftPairCollator
 from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
 
@@ -58,6 +58,7 @@ def train_dpo(
     """Trains a policy on comparisons and saves a merged model folder.
 
     A row longer than `max_length` becomes a Failure, and so does one labelled one half where labels are rounded.
+    Weights that differ are scaled to a mean of 1; they need soft labels, as TRL's other losses know none.
 
     Args:
         rows: labelled comparisons.
@@ -131,7 +132,11 @@ def shared_rows(examples: list[dict[str, Any]], folder: Path) -> Dataset:
 def tokenised_pairs(
     rows: Sequence[PreferenceRow], tokenizer: Any, max_length: int, labels: Labels
 ) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """Rows as token ids with their label, and a Failure for each that is too long or undecided."""
+    """Rows as token ids with their label and weight, and a Failure for each that is too long or undecided.
+
+    Raises:
+        ConfigError: weights differ, and labels are rounded.
+    """
     examples, failures = [], []
     for row in rows:
         prompt = dialogue_ids(tokenizer, row.messages, generation_prompt=True)
@@ -151,9 +156,27 @@ def tokenised_pairs(
                     "chosen_ids": sides[0][shared:],
                     "rejected_ids": sides[1][shared:],
                     COLUMN: 1.0 if labels == "hard" else row.probability,
+                    WEIGHT: row.weight,
                 }
             )
+    _weigh(examples, labels)
     return examples, failures
+
+
+def _weigh(examples: Sequence[dict[str, Any]], labels: Labels) -> None:
+    """Weights to a mean of 1; taken out where all are equal.
+
+    Raises:
+        ConfigError: they differ, and labels are rounded.
+    """
+    weights = [example.pop(WEIGHT) for example in examples]
+    if len(set(weights)) < 2:
+        return
+    if labels == "hard":
+        raise ConfigError("rl.dpo.labels: rows of different weight need labels: soft")
+    mean = sum(weights) / len(weights)
+    for example, weight in zip(examples, weights, strict=True):
+        example[WEIGHT] = weight / mean
 
 
 def _shared(prompt: Sequence[int], full: Sequence[int]) -> int:

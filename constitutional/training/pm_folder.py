@@ -21,7 +21,7 @@ Read = TypeVar("Read", bound=Record)
 
 ENSEMBLE = "ensemble.json"
 PRINCIPLES = "principles.json"
-_UNDER = "-under-"
+_UNDER, _MEMBERS = "-under-", "-members-"
 
 OVERALL = "Which answer is better?"
 """Stands for a principle's text where a label was given under none: by people, or by where the answers come from."""
@@ -112,8 +112,23 @@ def asked_otherwise(identity: str, principles: Sequence[Condition]) -> str:
 
 
 def weights_identity(identity: str) -> str:
-    """The identity of the model itself, whatever principles it scored under."""
-    return identity.partition(_UNDER)[0]
+    """The identity of the whole model itself, whatever principles it scored under, and with which of its members."""
+    return identity.partition(_UNDER)[0].partition(_MEMBERS)[0]
+
+
+def some_members(identity: str, members: Sequence[int]) -> str:
+    """The identity of an ensemble of which only some members score."""
+    return f"{identity}{_MEMBERS}{'.'.join(map(str, members))}"
+
+
+def reduced(ensemble: Ensemble, members: Sequence[int]) -> Ensemble:
+    """An ensemble of some of the members of another, by their numbers."""
+    return ensemble.model_copy(
+        update={
+            "members": tuple(ensemble.members[i] for i in members),
+            "offsets": tuple(ensemble.offsets[i] for i in members),
+        }
+    )
 
 
 def combine(scores: Sequence[Sequence[float]], ensemble: Ensemble) -> list[float]:

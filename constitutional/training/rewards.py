@@ -23,6 +23,7 @@ from constitutional.settings import RewardKind
 from constitutional.training.rows import RewardPart, RewardRow
 
 OnReward = Callable[[list[RewardRow]], None]
+Measured = Callable[[Sequence[RewardRow]], Mapping[str, float]]
 NAME_OF_MODEL = "preference_model"
 
 
@@ -92,6 +93,7 @@ class Rewards:
         on_reward: OnReward | None = None,
         *,
         by_prompt: bool = True,
+        measured: Measured | None = None,
     ) -> None:
         """Readies the reward.
 
@@ -99,6 +101,7 @@ class Rewards:
             sources: its parts.
             prompts: by id.
             on_reward: told of each batch.
+            measured: further figures of each batch, which TRL is to log beside its own.
             by_prompt: count the spread of rewards among the answers to one prompt, of which alone an algorithm without
                 a critic learns; else of each batch.
 
@@ -109,7 +112,7 @@ class Rewards:
             raise TrainingError("there is nothing to reward rollouts by")
         self.__name__ = sources[0].name if len(sources) == 1 else "weighted_sum"  # TRL logs figures under this
         self._sources, self._prompts, self._on_reward = tuple(sources), prompts, on_reward
-        self._by_prompt = by_prompt
+        self._by_prompt, self._measured = by_prompt, measured
         self._plain = len(sources) == 1 and sources[0].kind == "preference_model" and sources[0].weight == 1
         self.model = next((source.by for source in sources if source.kind == "preference_model"), None)
         """Identity of the preference model, where one takes part."""
@@ -137,6 +140,9 @@ class Rewards:
         self.note(told)
         if log_metric is not None and len(self._sources) > 1:
             for name, value in figures(told).items():
+                log_metric(name, value)
+        if log_metric is not None and self._measured is not None:
+            for name, value in self._measured(told).items():
                 log_metric(name, value)
         return [row.score for row in rows]
 

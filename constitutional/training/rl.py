@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from constitutional.errors import ConfigError, nearest
 from constitutional.records import Prompt
-from constitutional.training.checkpoints import Checkpoints
+from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
 from constitutional.training.lora import lora_config
@@ -24,6 +24,9 @@ from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import save, train, training_session
 from constitutional.training.tokens import open_tokenizer
 from constitutional.training.trl_settings import Settings, checked_fields, trl_config
+from constitutional.training.watch.callback import WatchCallback
+from constitutional.training.watch.probe import Watch
+from constitutional.training.watch.watcher import open_watcher, watched
 
 __all__ = ["RewardRow", "RlResult", "train_rl"]
 
@@ -54,6 +57,7 @@ def train_rl(
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
     checkpoints: Checkpoints | None = None,
+    watching: Watch | None = None,
 ) -> RlResult:
     """Trains a policy against a reward and saves a merged model folder.
 
@@ -78,11 +82,12 @@ def train_rl(
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
         checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
+        watching: what the run is watched by, and when that ends it.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
-        TrainingError: too few prompts, nothing trainable, no step, no change, a figure that is not a number, or a
-            reference that is not the starting policy.
+        TrainingError: too few prompts, nothing trainable, no step, no change, a figure that is not a number, a
+            reference that is not the starting policy, or a starting policy that breaks a rule of the watch.
     """
     tokenizer = open_tokenizer(policy)
     tokenizer.padding_side = "left"  # generation continues the last position
@@ -96,25 +101,33 @@ def train_rl(
     }
     with training_session(output) as folder:
         args = rl_config(algorithm, folder, rollouts=rollouts, completions=generations * prompts_per_step, passed=trl)
-        kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
+        context = context_length(policy)
+        kept, failures = fitting_prompts(prompts, tokenizer, context - max_tokens)
         require_prompts(len(kept), prompts_per_step, len(failures))
-        reward = Rewards(rewards, kept, on_reward)
         watch = StepWatch(on_log, kl_expected=kl != 0)
+        watcher = open_watcher(
+            watching, rewards, tokenizer, watch, context=context, steps=steps, max_tokens=max_tokens, seed=seed
+        )
+        reward = Rewards(rewards, kept, on_reward, measured=watcher.measure if watcher else None)
+        last = newest(checkpoints)
         trainer = TRAINERS[algorithm][1](
             str(policy),
             [reward],
             args=args,
             train_dataset=Dataset.from_list([_row(prompt) for prompt in kept.values()]),
             processing_class=tokenizer,
-            callbacks=[watch],
+            callbacks=[watch, *([WatchCallback(watcher, last.folder if last else None)] if watcher else [])],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
         require_unique_names(trainer.reward_func_names)
         done, weights = train(trainer, checkpoints, reward)
+        if watcher is not None:
+            watcher.settle(trainer.model)
         save(trainer, tokenizer, folder)
-    return rl_result(
+    result = rl_result(
         kept, failures, reward=reward, watch=watch, steps=done, trainable=weights.trainable, tokenizer=tokenizer
     )
+    return watched(result, watcher)
 
 
 def rl_config(

@@ -12,6 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from constitutional.records import Dialogue, Failure, Record
 from constitutional.settings import RewardKind
 from constitutional.statistics import Interval
+from constitutional.training.watch.records import WatchResult
 
 
 class SftRow(Record):
@@ -201,9 +202,10 @@ class RlResult(Record):
     preference_model: str | None
     unrewarded: int = 0
     rows: int = 0
+    watch: WatchResult | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent_counts(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Figures of a run without such rows are written as they were before there were any."""
         fields: dict[str, object] = handler(self)
-        return {name: value for name, value in fields.items() if name not in ("unrewarded", "rows") or value}
+        return {name: value for name, value in fields.items() if name not in ("unrewarded", "rows", "watch") or value}

@@ -21,6 +21,8 @@ from constitutional.training.pm_folder import (
     member_folders,
     read_conditions,
     read_ensemble,
+    reduced,
+    some_members,
     under,
 )
 from constitutional.training.scoring import score_ids
@@ -41,6 +43,7 @@ class PreferenceModel:
         folder: str | Path,
         *,
         conditions: Sequence[Condition] | None = None,
+        members: Sequence[int] | None = None,
         max_length: int = 1024,
         batch_tokens: int = 4096,
         dtype: str = "float32",
@@ -50,12 +53,14 @@ class PreferenceModel:
         Args:
             folder: a saved sequence-classification model with one label, or an ensemble of them.
             conditions: principles to score under, in the place of those the model was trained under.
+            members: numbers of the members of an ensemble that score, from 0; all when None.
             max_length: tokens of a dialogue that are looked at; of a longer one the END, where the answer stands.
             batch_tokens: padded tokens computed at a time.
             dtype: "float32" or "bfloat16".
 
         Raises:
-            ConfigError: not a preference model's folder, no such dtype, or principles for a model that reads none.
+            ConfigError: not a preference model's folder, no such dtype or member, or principles for a model that reads
+                none.
         """
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype '{dtype}': expected float32 or bfloat16")
@@ -66,11 +71,17 @@ class PreferenceModel:
         self.conditions = tuple(conditions) if conditions else own
         """The principles `score` asks under, with their weights; none unless the model is conditioned."""
         self._ensemble, folders = read_ensemble(folder), member_folders(folder)
+        if members is not None:
+            if self._ensemble is None or not members or not set(members) <= set(range(len(folders))):
+                raise ConfigError(f"{folder}: no ensemble with the members {', '.join(map(str, members))}")
+            self._ensemble, folders = reduced(self._ensemble, members), [folders[i] for i in members]
         self._tokenizer = open_tokenizer(folders[0])
         self._max_length, self._batch_tokens = max_length, batch_tokens
         self._networks = [_open(member, self._tokenizer.pad_token_id, getattr(torch, dtype)) for member in folders]
         self.model = f"pm-{_identity(folder)}" + ("" if dtype == "float32" else f"-{dtype}")
         """Identity: the digest of the weights (of an ensemble, with its rule), whatever folder they lie in."""
+        if members is not None:
+            self.model = some_members(self.model, members)
         if self.conditions != own:
             self.model = asked_otherwise(self.model, self.conditions)
 

@@ -2,7 +2,8 @@
 
 With d = beta * (log-ratio of chosen - log-ratio of rejected) and p the probability that chosen is the better one,
 `-p*logsigmoid(d) - (1-p)*logsigmoid(-d) = -logsigmoid(d) + (1-p)*d`, so the subclass adds the last term to TRL's loss.
-TRL's own `label_smoothing` is one number for all rows, and its loss `sigmoid` does not look at it.
+Where rows have weights the whole loss is ours, each row's times its weight; the mean is over rows, as in the preference
+model's. TRL's own `label_smoothing` is one number for all rows, and its loss `sigmoid` does not look at it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 COLUMN = "preference"
 """The dataset column that holds the probability of chosen, in [0, 1]."""
 
+WEIGHT = "weight"
+"""The dataset column that holds a row's weight in the loss; absent where every weight is 1."""
+
 
 @dataclass
 class SoftPairCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's collator, with the soft labels beside the token ids."""
+    """TRL's collator, with the soft labels and weights beside the token ids."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pads chosen and rejected into one batch (all chosen, then all rejected) and stacks the labels."""
         batch: dict[str, Any] = super().torch_call(examples)
-        batch[COLUMN] = torch.tensor([example[COLUMN] for example in examples], dtype=torch.float)
+        for column in (COLUMN, WEIGHT):
+            if column in examples[0]:
+                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
         return batch
 
 
@@ -41,25 +48,26 @@ class SoftDpoTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if COLUMN not in self._signature_columns:
-            self._signature_columns.append(COLUMN)
+        self._signature_columns += [c for c in (COLUMN, WEIGHT) if c not in self._signature_columns]
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """TRL's, without the labels: they must not reach the network."""
-        return super().compute_ref_log_probs(model, {key: value for key, value in inputs.items() if key != COLUMN})
+        plain = {key: value for key, value in inputs.items() if key not in (COLUMN, WEIGHT)}
+        return super().compute_ref_log_probs(model, plain)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss plus `(1-p) * d`, averaged over the batch."""
+        """TRL's loss plus `(1-p) * d`, averaged over the batch; with weights, the same of ours alone."""
         inputs = dict(inputs)
-        probability = inputs.pop(COLUMN)
+        probability, weight = inputs.pop(COLUMN), inputs.pop(WEIGHT, None)
         tap = _Tap(model)
         loss = super().compute_loss(tap, inputs, num_items_in_batch=num_items_in_batch)
         seen = tap.log_probs[:, -(inputs["completion_mask"].shape[1] - 1) :].sum(1)
         chosen, rejected = seen.chunk(2)
         delta = (chosen - inputs["ref_chosen_logps"]) - (rejected - inputs["ref_rejected_logps"])
-        loss = loss + ((1 - probability) * self.beta * delta).mean()
+        soft = (1 - probability) * self.beta * delta
+        loss = loss + soft.mean() if weight is None else (weight * (soft - logsigmoid(self.beta * delta))).mean()
         return (loss, {}) if return_outputs else loss
 
 

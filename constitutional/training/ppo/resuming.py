@@ -14,6 +14,8 @@ from constitutional.training.checkpoints import Checkpoint, Checkpoints, keep
 from constitutional.training.guards import StepWatch, require_finite
 from constitutional.training.resuming import REWARDS, quiet, restore_rewards, write_rewards
 from constitutional.training.rewards import Rewards
+from constitutional.training.watch.callback import load_watch, save_watch
+from constitutional.training.watch.watcher import Watcher
 
 _STATE = "ppo.json"
 
@@ -29,6 +31,7 @@ def keep_progress(
     order: torch.Generator,
     watch: StepWatch,
     reward: Rewards,
+    watcher: Watcher | None,
 ) -> None:
     """Writes a checkpoint.
 
@@ -42,6 +45,7 @@ def keep_progress(
         order: stream of the order of rollouts.
         watch: with the figures so far.
         reward: with the rewards so far.
+        watcher: with what it has seen so far.
 
     Raises:
         TrainingError: a weight is not finite; the checkpoint before stands.
@@ -55,11 +59,19 @@ def keep_progress(
         state = {"kl": kl, "order": bytes(order.get_state().tolist()).hex(), "history": watch.history}
         write_atomic(written / _STATE, json.dumps(state) + "\n")
         write_rewards(written / REWARDS, reward)
+        if watcher is not None:
+            save_watch(watcher, written)
     keep(written, checkpoints, step)
 
 
 def restore_progress(
-    accelerator: Any, found: Checkpoint, *, order: torch.Generator, watch: StepWatch, reward: Rewards
+    accelerator: Any,
+    found: Checkpoint,
+    *,
+    order: torch.Generator,
+    watch: StepWatch,
+    reward: Rewards,
+    watcher: Watcher | None,
 ) -> float:
     """Goes back to a checkpoint; gives the KL coefficient of the next step."""
     accelerator.load_state(str(found.folder))
@@ -67,4 +79,6 @@ def restore_progress(
     order.set_state(torch.frombuffer(bytearray.fromhex(state["order"]), dtype=torch.uint8))
     watch.history = state["history"]
     restore_rewards(found.folder / REWARDS, reward)
+    if watcher is not None:
+        load_watch(watcher, found.folder)
     return float(state["kl"])

@@ -29,6 +29,9 @@ from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import naming_the_last, training_session
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings
+from constitutional.training.watch.callback import lower
+from constitutional.training.watch.probe import Watch
+from constitutional.training.watch.watcher import open_watcher, watched
 
 DEFAULTS = PpoSettings()
 
@@ -52,6 +55,7 @@ def train_ppo(
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
     checkpoints: Checkpoints | None = None,
+    watching: Watch | None = None,
 ) -> RlResult:
     """Trains a policy by PPO and saves a merged model folder.
 
@@ -77,17 +81,19 @@ def train_ppo(
         on_log: called with each step's figures, `step` and `steps` added.
         on_reward: called with the rewards of each step.
         checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
+        watching: what the run is watched by, and when that ends it.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
-        TrainingError: too few prompts, a step without any reward, no change, a figure that is not a number, or a
-            reference that is not the starting policy.
+        TrainingError: too few prompts, a step without any reward, no change, a figure that is not a number, a
+            reference that is not the starting policy, or a starting policy that breaks a rule of the watch.
     """
     _check(steps=steps, generations=generations, prompts_per_step=prompts_per_step, max_tokens=max_tokens)
     if temperature <= 0:
         raise ConfigError(f"rl: ppo explores by drawing; temperature is {temperature}, expected more than 0")
     tokenizer = open_tokenizer(policy)
-    kept, failures = fitting_prompts(prompts, tokenizer, context_length(policy) - max_tokens)
+    context = context_length(policy)
+    kept, failures = fitting_prompts(prompts, tokenizer, context - max_tokens)
     require_prompts(len(kept), prompts_per_step, len(failures))
     accelerator = _accelerator()
     share = _share(prompts_per_step, generations, settings, accelerator.num_processes)
@@ -106,11 +112,16 @@ def train_ppo(
         model, optimizer = accelerator.prepare(networks.actor_critic, _optimizer(networks.actor_critic, settings))
         reward = Rewards(rewards, kept, on_reward if accelerator.is_main_process else None, by_prompt=False)
         watch = StepWatch(on_log if accelerator.is_main_process else None, kl_expected=kl != 0)
+        watcher = open_watcher(
+            watching, rewards, tokenizer, watch, context=context, steps=steps, max_tokens=max_tokens, seed=seed
+        )
         order = torch.Generator().manual_seed(seed)
         queue = list(kept.values())
         last = newest(checkpoints)
         if last is not None:
-            kl = restore_progress(accelerator, last, order=order, watch=watch, reward=reward)
+            kl = restore_progress(accelerator, last, order=order, watch=watch, reward=reward, watcher=watcher)
+        elif watcher is not None:
+            watcher.begin(networks.actor_critic.policy, accelerator.autocast())
         for step in range(last.step + 1 if last is not None else 1, steps + 1):
             first = (step - 1) * prompts_per_step + accelerator.process_index * share
             asked = [queue[(first + i) % len(queue)] for i in range(share) for _ in range(generations)]
@@ -137,7 +148,14 @@ def train_ppo(
             )
             found |= improve(model, optimizer, batch, settings=settings, accelerator=accelerator, generator=order)
             found |= {"kl_coefficient": kl, **_of_rewards(told, scores), **_of_lengths(drawn, accelerator)}
+            if watcher is not None:
+                found |= {"learning_rate": optimizer.param_groups[0]["lr"], **watcher.measure(told)}
             watch.record(step, steps, found)
+            if watcher is not None:
+                factor = watcher.after_step(step, found, networks.actor_critic.policy, accelerator.autocast())
+                lower(factor, optimizer)
+                if watcher.ended:
+                    break
             if settings.kl_target is not None:
                 kl = next_kl(
                     kl, found["kl_rollout"], len(scores), target=settings.kl_target, horizon=settings.kl_horizon
@@ -153,19 +171,23 @@ def train_ppo(
                     order=order,
                     watch=watch,
                     reward=reward,
+                    watcher=watcher,
                 )
-        weights.check(networks.actor_critic.policy, steps=steps)
+        weights.check(networks.actor_critic.policy, steps=step)
+        if watcher is not None:
+            watcher.settle(networks.actor_critic.policy)
         if accelerator.is_main_process:
             save_merged(networks.saved, tokenizer, folder)
-    return rl_result(
+    result = rl_result(
         kept,
         failures,
         reward=reward,
         watch=watch,
-        steps=steps,
+        steps=step,
         trainable=weights.trainable,
         tokenizer=tokenizer,
     )
+    return watched(result, watcher)
 
 
 def _check(**counts: int) -> None:

@@ -1,0 +1,155 @@
+"""What the engine's benchmarks ask, and the machine's own rates they are held against."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from constitutional.constitution import load_constitution
+from constitutional.principles import Principle
+from constitutional.prompts import HumanPair, load_pairs
+from constitutional.records import Dialogue
+from constitutional.resources import find
+from constitutional.templates import TemplatePack, load_pack
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "test_first1312.jsonl.gz"
+
+QUESTION_LAST = """{% block user %}
+Conversation:
+{% for message in conversation %}
+{{ "Assistant" if message.role == "assistant" else "User" }}: {{ message.content }}
+{% endfor %}
+
+Response A: {{ a }}
+
+Response B: {{ b }}
+
+{{ comparison_request }} Reply with A or B only.
+{% endblock %}
+
+{% block assistant_opening %}
+Answer:
+{% endblock %}
+"""
+
+
+def some_principles(count: int) -> list[Principle]:
+    """Shipped principles with a comparison_request, the first ones again under other words where there are too few."""
+    found = [
+        principle
+        for name in ("harmlessness", "helpful_honest", "young_learners")
+        for principle in load_constitution(name).principles
+        if principle.comparison_request
+    ]
+    return [
+        principle
+        if i < len(found)
+        else principle.model_copy(
+            update={
+                "comparison_request": f"Looked at for the {i // len(found) + 1}th time: {principle.comparison_request}"
+            }
+        )
+        for i, principle in ((i, found[i % len(found)]) for i in range(count))
+    ]
+
+
+def judge_pack(name: str) -> TemplatePack:
+    """A shipped pack, or `question-last`: `chat` with the conversation first and the principle at the end."""
+    if name != "question-last":
+        return load_pack(name)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in find("prompts", "chat").iterdir():
+            (Path(folder) / path.name).write_bytes(path.read_bytes())
+        (Path(folder) / "judge.j2").write_text(QUESTION_LAST, encoding="utf-8")
+        return load_pack(folder)
+
+
+def real_pairs(count: int) -> list[HumanPair]:
+    """The first so many whole pairs of hh-rlhf's harmless test set, again from the start where there are too few."""
+    pairs = [pair for pair in load_pairs(str(DATA), 1312) if not pair.flags]
+    return [pairs[i % len(pairs)] for i in range(count)]
+
+
+def questions(pairs: Sequence[HumanPair], principles: Sequence[Principle], pack: TemplatePack) -> list[Dialogue]:
+    """Every pair under every principle in both orders."""
+    return [
+        pack.render(
+            "judge",
+            principle.few_shots,
+            conversation=pair.messages,
+            a=a,
+            b=b,
+            comparison_request=principle.comparison_request or "",
+        ).dialogue
+        for pair in pairs
+        for principle in principles
+        for a, b in ((pair.chosen, pair.rejected), (pair.rejected, pair.chosen))
+    ]
+
+
+def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """Row numbers, longest first, as many at a time as padded tokens allow."""
+    batch: list[int] = []
+    for row in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
+        if batch and (len(batch) + 1) * len(rows[batch[0]]) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
+    """Input ids and attention mask, as transformers' own examples pad for generation."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def matrices(net: Any) -> list[Any]:
+    """The weights of every linear layer but the head."""
+    import torch
+
+    return [module.weight for module in net.base_model.modules() if isinstance(module, torch.nn.Linear)]
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of the processor."""
+    wall, busy = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - busy
+
+
+def matrix_rate(net: Any, dtype: str, tokens: int = 1024, repeats: int = 9) -> tuple[float, float]:
+    """GFLOP/s at which this machine multiplies by the first layer's matrices, by the clock and a processor second."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    shapes = [m.weight.shape for m in net.base_model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
+    weights = [torch.randn(shape, dtype=kind) for shape in shapes]
+    inputs = {shape[1]: torch.randn(tokens, shape[1], dtype=kind) for shape in shapes}
+
+    def product() -> None:
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+
+    with torch.inference_mode():
+        product()
+        found = [timed(product) for _ in range(repeats)]
+    work = 2 * tokens * sum(w.numel() for w in weights) / 1e9
+    return work / min(wall for wall, _ in found), work / min(busy for _, busy in found)
+
+
+def memory_rate(megabytes: int = 512, repeats: int = 5) -> float:
+    """GB/s at which this process reads memory, by the clock: the sum of an array that fits no cache twice over."""
+    import torch
+
+    array = torch.ones(megabytes * 2**18, dtype=torch.float32)
+    array.sum()
+    return array.numel() * 4 / min(timed(array.sum)[0] for _ in range(repeats)) / 1e9

@@ -1,0 +1,100 @@
+"""How the time and memory of judging grow: with principles, and with comparisons.
+
+    python benchmarks/growth.py [--scale 20] [--threads 1]
+
+Real pairs of hh-rlhf's harmless test set are judged in both orders, in chunks as a run judges them: a few under 1, 4,
+16 and 64 principles, then 100, 400 and 1,600 under one. `--scale` divides the numbers of comparisons. *New tokens* are
+those that must be computed once; the last two columns should not grow. The peak is that of the process during each row,
+the model's weights included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from engine_cases import DATA, judge_pack, real_pairs, some_principles, timed
+
+from constitutional.backends import open_backend
+from constitutional.backends.prefix_tree import pack_sequences
+from constitutional.backends.tokens import encode_continuation, encode_dialogue
+from constitutional.errors import BackendError
+from constitutional.feedback.judge import judge, questions
+from constitutional.records import Comparison
+
+CHUNK = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--principles", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--comparisons", type=int, nargs="+", default=[100, 400, 1600])
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if not DATA.exists():
+        print(f"skipped: {DATA.name} is not there")
+        return
+    try:
+        backend = open_backend(arguments.model, dtype=arguments.dtype, threads=arguments.threads)
+    except BackendError as error:
+        print(f"skipped: {error}")
+        return
+    few = max(1, round(arguments.comparisons[0] / arguments.scale / 25))
+    sizes = [(few, principles) for principles in arguments.principles]
+    sizes += [(max(1, round(count / arguments.scale)), 1) for count in arguments.comparisons]
+    measured(backend, 1, 1)  # the first call allocates
+    print(f"{backend.model}, chunks of {CHUNK} comparisons")
+    print("comparisons  principles  new tokens  computed  wall s   CPU s  CPU ms a new token  peak GB")
+    for comparisons, principles in sizes:
+        needed, computed, wall, busy, peak = measured(backend, comparisons, principles)
+        print(
+            f"{comparisons:>11}{principles:>12}{needed:>12}{computed:>10}{wall:>8.1f}{busy:>8.1f}"
+            f"{1000 * busy / needed:>20.3f}{peak:>9.2f}",
+            flush=True,
+        )
+
+
+def measured(backend: Any, count: int, principles: int) -> tuple[int, int, float, float, float]:
+    """New tokens, tokens computed, seconds, processor seconds, and peak memory in GB."""
+    pack, asked = judge_pack("question-last"), some_principles(principles)
+    comparisons = [
+        Comparison(prompt_id=f"{i:016x}", messages=pair.messages, a=pair.chosen, b=pair.rejected, origin="human")
+        for i, pair in enumerate(real_pairs(count))
+    ]
+    chunks = [comparisons[start : start + CHUNK] for start in range(0, count, CHUNK)]
+    computed: list[int] = []
+    forward = backend._net.forward
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        computed.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    def work() -> None:
+        for chunk in chunks:
+            answers = list(judge(chunk, assigned=[asked] * len(chunk), backend=backend, pack=pack, seed=0))
+            assert len(answers) == 2 * len(asked) * len(chunk)
+
+    options = [encode_continuation(backend.tokenizer, option) for option in pack.options]
+    needed = 0
+    for chunk in chunks:
+        rows = questions(chunk, [asked] * len(chunk), pack=pack, judge_model=backend.model)
+        prompts = [encode_dialogue(backend.tokenizer, row.dialogue) for row in rows]
+        needed += sum(len(one.tokens) for one in pack_sequences(prompts, [options] * len(prompts), 2**60))
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    backend._net.forward = counting
+    try:
+        wall, busy = timed(work)
+    finally:
+        del backend._net.forward
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak is not None
+    return needed, sum(computed), wall, busy, int(peak[1]) / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The command that runs one recipe on people's preferences, on its own labels and on both, and compares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare_arms(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")],
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who compares the arms, and makes no arm's labels: a model, or model:FOLDER.")
+    ],
+    human: Annotated[
+        list[str] | None,
+        typer.Option("--human", help="A file of people's preferences, in the place of pm.human. Repeatable."),
+    ] = None,
+    arms: Annotated[str, typer.Option("--arms", help="Which arms, with commas between.")] = "rlhf,rlaif,hybrid",
+    rows: Annotated[
+        int | None, typer.Option("--rows", help="Preferences each arm learns from; as many as all have.", min=2)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; runs/NAME-arms when not given.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many training prompts of each kind.", min=1)] = None,
+    prompts: Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")] = None,
+    display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
+    budget: Annotated[float | None, typer.Option(help="US dollars that calls to servers may cost.", min=0)] = None,
+) -> None:
+    """Compare RLHF, RLAIF and both: same prompts, as many preferences, as many steps; one table with intervals.
+
+    Arms are run folders in OUT/arms; what they share is done once. Writes arms.md and arms.json. Exits with 3 when the
+    arms could not be given equal budgets, which the table says.
+    """
+    import json
+
+    from constitutional.audit.arms import render_arms
+    from constitutional.cli.running import BAD_ITEMS_EXIT, recipe_with
+    from constitutional.display import open_display
+    from constitutional.pipeline import run_arms
+
+    given = [f"pm.human={json.dumps([{'path': path} for path in human])}"] if human else []
+    loaded = recipe_with(recipe, [*given, *(sets or [])], limit, prompts)
+    folder = out or Path("runs") / f"{loaded.name}-arms"
+    with open_display(display) as shown:
+        found = run_arms(
+            loaded,
+            recipe,
+            folder,
+            arms=[name.strip() for name in arms.split(",")],
+            judge=judge,
+            rows=rows,
+            display=shown,
+            budget=budget,
+        )
+    typer.echo(render_arms(found))
+    typer.echo(f"figures: {folder / 'arms.json'}")
+    if not found.equal:
+        raise typer.Exit(BAD_ITEMS_EXIT)
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("compare-arms")(compare_arms)
