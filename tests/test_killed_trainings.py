@@ -24,6 +24,8 @@ POINTS = {
     "dpo": ("optimiser:2", "step:5"),
     "grpo": ("step:3", "marker:1"),
     "ppo": ("optimiser:1", "found", "moved:1", "step:5"),
+    "rloo_watched": ("moved:1", "step:5"),
+    "ppo_watched": ("moved:1", "step:5"),
     "recipe": ("pm:3", "rl:3"),
 }
 SAVING = ("optimiser", "marker", "moved")

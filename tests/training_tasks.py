@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rl_tasks import PROMPTS, letters_source
+from rl_tasks import PROMPTS, letters_source, prompt
 
 from constitutional.records import user
 from constitutional.settings import PpoSettings
@@ -17,6 +17,8 @@ from constitutional.training.preference_model import Committee, train_preference
 from constitutional.training.rl import train_rl
 from constitutional.training.rows import PreferenceRow, SftRow
 from constitutional.training.sft import train_sft
+from constitutional.training.watch.probe import Watch
+from constitutional.watch_settings import WatchRule, WatchSettings
 
 # twelve rows are three steps an epoch: checkpoints after every second one stand within epochs and between them
 BATCH = {"bf16": False, "learning_rate": 3e-3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -92,6 +94,21 @@ def _grpo(policy: Path, **common: Any) -> Any:
     return train_rl(PROMPTS, policy=policy, algorithm="grpo", trl=trl, **DRAWN, **common)
 
 
+def _watch() -> Watch:
+    """Probes at every second step, and keeps the best one's weights for a rule that never comes to it."""
+    rule = WatchRule(figure="kl", above=1e6, action="rollback")
+    asked = [prompt(f"What about {i}?") for i in range(4)]
+    return Watch(WatchSettings(every=2, prompts=4, canaries=0, temperature=1.0, rules=(rule,)), asked)
+
+
+def _rloo_watched(policy: Path, **common: Any) -> Any:
+    return _rloo(policy, watching=_watch(), **common)
+
+
+def _ppo_watched(policy: Path, **common: Any) -> Any:
+    return _ppo(policy, watching=_watch(), **common)
+
+
 def _rloo(policy: Path, **common: Any) -> Any:
     trl = {"bf16": False, "learning_rate": 1e-3}
     return train_rl(PROMPTS, policy=policy, algorithm="rloo", trl=trl, **DRAWN, **common)
@@ -113,5 +130,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "grpo": _grpo,
     "rloo": _rloo,
     "ppo": _ppo,
+    "rloo_watched": _rloo_watched,
+    "ppo_watched": _ppo_watched,
 }
-REWARDED = ("grpo", "rloo", "ppo")
+REWARDED = ("grpo", "rloo", "ppo", "rloo_watched", "ppo_watched")
