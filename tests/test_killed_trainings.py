@@ -19,7 +19,7 @@ import pytest
 HARNESS = Path(__file__).with_name("killed_training.py")
 POINTS = {
     "sft": ("optimiser:1", "step:5", "moved:1", "saved"),
-    "sft_lora": ("step:7", "marker:2"),  # between epochs, then within one that was begun again
+    "sft_lora": ("moved:3", "step:9"),  # resumed between epochs, then within the epoch that began so
     "ensemble": ("marker:1", "step:12"),
     "dpo": ("optimiser:2", "step:5"),
     "grpo": ("step:3", "marker:1"),
@@ -70,7 +70,7 @@ def test_every_kill_struck_and_half_of_them_inside_saving(killed: tuple[Path, li
     named = [one for one in attempts if one["point"] and not one["point"].startswith("after:")]
     assert all(one["killed"] for one in named), named
     inside = [one for one in named if one["point"].split(":")[0] in SAVING]
-    assert len(named) >= 6 and 2 * len(inside) >= len([one for one in named if one["task"] != "recipe"]) - 1
+    assert len(named) >= 6 and 2 * len(inside) >= len([one for one in named if one["task"] != "recipe"])
 
 
 @pytest.mark.slow
