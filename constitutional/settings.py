@@ -495,6 +495,9 @@ class Recipe(Record):
 
     `prompts` may be left out where `sample.pairs` brings the comparisons and no step answers prompts.
 
+    `checkpoint_every` is after how many steps a training writes a checkpoint, which a killed run goes on from; null
+    writes none. It is no part of what a stage is known by, and does not change what is trained.
+
     `stages` names the steps to run, None all; without `sft` the policy itself is sampled and compared.
 
     `rounds` runs the steps so many times over: the policy of a round is the last model that was promoted, which
@@ -511,6 +514,7 @@ class Recipe(Record):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     threads: Count | None = None
     chunk_size: Count = 16
+    checkpoint_every: Count | None = 50
     stages: tuple[StageName, ...] | None = None
     prompts: PromptSettings | None = None
     sampling: RoleSampling = RoleSampling()
@@ -532,6 +536,8 @@ class Recipe(Record):
     def _without_rounds(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         """A recipe without rounds is written as before there were any."""
         fields: dict[str, object] = handler(self)
+        if self.checkpoint_every == type(self).model_fields["checkpoint_every"].default:
+            fields.pop("checkpoint_every", None)
         return {name: value for name, value in fields.items() if name not in _LOOP or value is not None}
 
     @model_validator(mode="after")

@@ -74,7 +74,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _leave(code: int, message: str) -> None:
     """Prints a message and leaves at once: an engine's threads may still be busy with an answer nobody waits for."""
     from constitutional.display import printable
+    from constitutional.processes import leads, rank
 
-    print(printable(message), file=sys.stderr, flush=True)
+    said = message if leads() else f"process {rank()}: {message.splitlines()[0]}"  # the leading one says the rest
+    print(printable(said), file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)

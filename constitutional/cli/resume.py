@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from typing import get_args
 
+from constitutional.processes import processes
+
 
 def farewell(arguments: Sequence[str], reason: str = "interrupted") -> str:
     """What to say when a command is stopped.
@@ -21,5 +23,7 @@ def farewell(arguments: Sequence[str], reason: str = "interrupted") -> str:
         word.split("=")[0] == "--ledger" for word in arguments
     )
     separator = "\n" if len(reason) > 40 else "; "
-    said = f"{reason}{separator}what is finished is kept. Resume with:" if keeps else f"{reason}. Start again with:"
+    launched = "" if processes() == 1 else f" a launch of {processes()} processes of"
+    said = f"{reason}{separator}what is finished is kept. Resume with" if keeps else f"{reason}. Start again with"
+    said += f"{launched}:"
     return f"{said}\n  {shlex.join(['constitutional', *arguments])}"

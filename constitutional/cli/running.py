@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from constitutional.display import printable
+from constitutional.processes import leads
 
 if TYPE_CHECKING:
     from constitutional.settings import Recipe
@@ -34,7 +35,7 @@ def run_command(
 
     recipe = recipe_with(recipe_file, sets, limit, prompts)
     folder = out or Path("runs") / recipe.name
-    with open_display(display_mode) as display:
+    with open_display(display_mode if leads() else "none") as display:
         outcome = run_recipe(
             recipe,
             recipe_file,
@@ -44,6 +45,8 @@ def run_command(
             accept_constitution=accept_constitution,
             **calling,
         )
+    if not leads():
+        return
     table = "\n\n".join(text for text in (evaluation_table(outcome.folder), rounds_table(outcome.folder)) if text)
     if table:
         typer.echo(table)

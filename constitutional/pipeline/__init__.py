@@ -26,7 +26,7 @@ from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, PendingError, RunError, nearest
 from constitutional.feedback.gate import require
 from constitutional.interop.pairs import UNUSABLE
-from constitutional.ledger import open_ledger
+from constitutional.ledger import open_ledger, open_ledger_read_only
 from constitutional.pipeline.arms import compare_arms
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, load_inputs
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
@@ -46,9 +46,11 @@ from constitutional.pipeline.preflight import (
 )
 from constitutional.pipeline.rewarding import check_rewards
 from constitutional.pipeline.rounds import check_folder, check_rounds, run_rounds
+from constitutional.pipeline.team import Team, leading, open_team, refuse_several, results
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.pipeline.watching import check_watch
-from constitutional.runs import RunFolder, StageResult, load_result, open_run, write_atomic
+from constitutional.processes import leads
+from constitutional.runs import RunFolder, StageResult, follow_run, load_result, open_run, write_atomic
 from constitutional.runs.engine import Engine, Here
 from constitutional.runs.manifest import Manifest, git_commit, now, package_versions
 from constitutional.settings import Recipe
@@ -119,6 +121,7 @@ def run_recipe(
     """Runs a recipe in a run folder; what is finished there under the same settings is reused.
 
     A recipe with `rounds` is run so many times over; the outcome then holds the steps of all rounds.
+    Under `torchrun` or `accelerate launch` the leading process does so, and the others join it in the trainings.
 
     Args:
         recipe: the settings.
@@ -142,8 +145,11 @@ def run_recipe(
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
     if recipe.rounds is not None and engine is not None:  # a worker reads the recipe, and would know of no round
         raise ConfigError("rounds: an engine and shards are for recipes without them; leave --engine and --shard out")
+    if engine is not None:
+        refuse_several("an engine or a shard")
     inputs = load_inputs(recipe, recipe_file)
-    check_recipe(inputs, until)
+    if leads():
+        check_recipe(inputs, until)
 
     def run_one(own: Inputs, folder: Path, last: str | None) -> RunOutcome:
         return run_inputs(
@@ -161,6 +167,7 @@ def run_recipe(
     check_folder(run_folder, rounds=recipe.rounds is not None)
     if recipe.rounds is None:
         return run_one(inputs, run_folder, until)
+    refuse_several("rounds")
     steps = run_rounds(
         inputs,
         chosen_steps(recipe),
@@ -187,6 +194,7 @@ def run_arms(
 
     Arguments and errors are those of `arms.compare_arms` and `run_recipe`.
     """
+    refuse_several("arms")
     inputs = load_inputs(recipe, recipe_file)
     check_recipe(inputs)
     shown = display or Silent()
@@ -211,13 +219,25 @@ def run_inputs(
     engine: OpenEngine | None = None,
 ) -> RunOutcome:
     """Runs the steps of loaded inputs once; arguments and errors are those of `run_recipe`."""
-    check_recipe(inputs, until)
-    with open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
+    if leads():
+        check_recipe(inputs, until)
+    team = open_team(budget)
+    if team is not None and not leads():
+        return _join(team, inputs, run_folder)
+    with leading(team), open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
         check_constitution(folder.path, inputs.constitution, accept_constitution)
         check_ledger(ledger, list(_current(folder).values()))
         _write_lock(folder, inputs)
         shown = display or Silent()
-        context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=shown, budget=budget, batch=batch)
+        context = Context(
+            **inputs.__dict__,
+            folder=folder,
+            ledger=ledger,
+            display=shown,
+            budget=budget,
+            batch=batch,
+            team=team,
+        )
         try:
             with engine(inputs, folder, shown) if engine else nullcontext(Here()) as folder.engine:
                 steps = _run_steps(context, until, fail_on_error)
@@ -232,6 +252,16 @@ def run_inputs(
         write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, MODEL_NAMES)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
+
+
+def _join(team: Team, inputs: Inputs, run_folder: Path) -> RunOutcome:
+    """What the processes do that do not lead: they train along, and write nothing."""
+    while (call := team.listen()) is not None:
+        with follow_run(run_folder) as folder, open_ledger_read_only(folder.ledger_path) as ledger:
+            context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=Silent(), team=team)
+            STEPS[call.step](context, results(run_folder, call), call.number)
+        release_memory()
+    return RunOutcome(run_folder, (), run_folder / "report.html")
 
 
 def check_recipe(inputs: Inputs, until: str | None = None) -> None:

@@ -23,6 +23,7 @@ from constitutional.feedback.judging.ways import Way
 from constitutional.interop.pairs import LabelledPairs, read_pairs
 from constitutional.ledger import Ledger
 from constitutional.pipeline.jury import Juror, jury
+from constitutional.pipeline.team import Team
 from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split, short_digest
@@ -184,6 +185,13 @@ class Context(Inputs):
     """A folder for batch files, which calls to servers are written to instead of being made."""
     keeps_calls: bool = True
     """Whether answers of servers are kept in the run folder; a process that does not hold it may not write there."""
+    team: Team | None = None
+    """The processes of the launch, where there are several."""
+
+    def begin_training(self, step: str, number: int, done: Done) -> None:
+        """Has every process of the launch begin the training that comes now."""
+        if self.team is not None:
+            self.team.call(self.folder, step, number, done)
 
     def open(self, role: str) -> Backend:
         """Opens the model behind a role."""

@@ -10,8 +10,10 @@ from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
 from constitutional.pipeline.preference_rows import conditions, human_comparisons, policy_rows, preference_rows
+from constitutional.processes import leads
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
-from constitutional.runs import StageResult, write_atomic
+from constitutional.runs import Stage, StageResult
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.rows import RewardRow, SftRow
 from constitutional.training.watch.trackers import trackers
 
@@ -30,9 +32,10 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
     rows = sft_rows(ctx, done["revise"].records(Revision), done["helpful"].records(Answer))
     if not any(row.origin == "revision" for row in rows):
         raise TrainingError("sft: no usable revision to train on (see the flags in the revise stage)")
-    _write_rows(stage.folder / "rows.jsonl", rows)
+    _write_rows(stage, "rows.jsonl", rows)
     from constitutional.training.sft import train_sft
 
+    ctx.begin_training("sft", number, done)
     result = train_sft(
         rows,
         model=_weights_of(ctx.spec("policy")),
@@ -40,9 +43,10 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
         seed=ctx.recipe.seed,
         trl=settings.trl,
         lora=settings.lora.model_dump() if settings.lora else None,
-        on_log=_logger(ctx, "sft"),
+        on_log=_logger(ctx, stage),
+        checkpoints=_checkpoints(ctx, stage),
     )
-    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    stage.write("result.json", result.to_json() + "\n")
     outputs = ["rows.jsonl", "result.json", MODEL_NAMES["sft"]]
     return stage.finish({"rows": result.rows}, outputs=outputs, failed=result.failures)
 
@@ -99,9 +103,10 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
     cited: dict[str, Sequence[Record]] = {"comparisons.jsonl": rows.comparisons, "preferences.jsonl": rows.preferences}
     files |= {name: records for name, records in cited.items() if records}
     for name, records in files.items():
-        _write_rows(stage.folder / name, records)
+        _write_rows(stage, name, records)
     from constitutional.training.preference_model import Committee, train_preference_model
 
+    ctx.begin_training("pm", number, done)
     result = train_preference_model(
         rows.train,
         rows.heldout,
@@ -114,9 +119,10 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
         committee=Committee(**settings.ensemble.model_dump()) if settings.ensemble else None,
         trl=settings.trl,
         lora=settings.lora.model_dump() if settings.lora else None,
-        on_log=_logger(ctx, "pm"),
+        on_log=_logger(ctx, stage),
+        checkpoints=_checkpoints(ctx, stage),
     )
-    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+    stage.write("result.json", result.to_json() + "\n")
     counts = {"rows": result.rows, "heldout": len(rows.heldout)}
     outputs = [*files, "result.json", MODEL_NAMES["pm"]]
     return stage.finish(counts, outputs=outputs, failed=[*rows.failures, *result.failures])
@@ -135,11 +141,13 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
         "output": stage.folder / MODEL_NAMES["rl"],
         "seed": ctx.recipe.seed,
         "lora": settings.lora.model_dump() if settings.lora else None,
+        "checkpoints": _checkpoints(ctx, stage),
     }
     files: dict[str, Sequence[Record]] = {}
     unused: list[Failure] = []
-    with trackers(settings.report_to, ctx.recipe.name, ctx.folder.path / "tracking") as track:
-        common["on_log"] = _logger(ctx, "rl", track)
+    ctx.begin_training("rl", number, done)
+    with trackers(settings.report_to if leads() else (), ctx.recipe.name, ctx.folder.path / "tracking") as track:
+        common["on_log"] = _logger(ctx, stage, track)
         if settings.algorithm == "dpo":
             human = human_comparisons(ctx)
             rows = policy_rows(ctx, done, human)
@@ -155,8 +163,8 @@ def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     if settings.watch is not None:
         files["probes.jsonl"] = probes
     for name, records in files.items():
-        _write_rows(stage.folder / name, records)
-    write_atomic(stage.folder / "result.json", result.to_json() + "\n")
+        _write_rows(stage, name, records)
+    stage.write("result.json", result.to_json() + "\n")
     outputs = [*files, "result.json", MODEL_NAMES["rl"]]
     counts = {"rewards": len(rewards), **({"rows": result.rows} if result.rows else {})}
     failed = [*unused, *result.failures, *_unrewarded(rewards)]
@@ -186,17 +194,29 @@ def _weights_of(spec: str) -> Path:
     raise TrainingError(f"{spec} cannot be trained: a policy is local: or embedded:")
 
 
-def _write_rows(path: Path, rows: Iterable[Record]) -> None:
-    write_atomic(path, "".join(row.to_json() + "\n" for row in rows))
+def _write_rows(stage: Stage, name: str, rows: Iterable[Record]) -> None:
+    stage.write(name, "".join(row.to_json() + "\n" for row in rows))
+
+
+def _checkpoints(ctx: Context, stage: Stage) -> Checkpoints:
+    return Checkpoints(stage.checkpoints, ctx.recipe.checkpoint_every)
 
 
 def _logger(
-    ctx: Context, stage: str, track: Callable[[dict[str, Any]], None] = lambda row: None
+    ctx: Context, stage: Stage, track: Callable[[dict[str, Any]], None] = lambda row: None
 ) -> Callable[[dict[str, Any]], None]:
-    """Every log of a trainer goes to metrics.jsonl and to `track`; its step and loss to the display."""
+    """Every log of a trainer goes to metrics.jsonl and to `track`; its step and loss to the display.
+
+    The first one says where the training begins or goes on: what an interrupted attempt logged beyond is taken out.
+    """
+    begun = False
 
     def log(row: dict[str, Any]) -> None:
-        ctx.folder.metric(stage=stage, **row)
+        nonlocal begun
+        if not begun:
+            ctx.folder.forget_metrics(stage.name, stage.key, int(row["step"]))
+            begun = True
+        ctx.folder.metric(stage=stage.name, key=stage.key, **row)
         track(row)
         if "step" in row and "steps" in row:
             note = f"loss {row['loss']:.3f}" if isinstance(row.get("loss"), float) else ""

@@ -21,8 +21,9 @@ import filelock
 
 from constitutional.atomic import atomic_file, cannot_write, write_atomic
 from constitutional.errors import RunError
+from constitutional.processes import leads
 from constitutional.runs.engine import Engine, Here
-from constitutional.runs.logs import append_line, read_log
+from constitutional.runs.logs import append_line, drop_lines, read_log
 from constitutional.runs.manifest import InputStamp, Manifest, StageResult, load_result, now
 from constitutional.runs.stage import Stage, Take
 
@@ -33,6 +34,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "atomic_file",
+    "follow_run",
     "holder",
     "load_result",
     "open_run",
@@ -65,6 +67,11 @@ def open_run(path: Path) -> RunFolder:
         lock.release()
         raise
     return RunFolder(path, lock)
+
+
+def follow_run(path: Path) -> RunFolder:
+    """A run folder that the leading process of this launch holds; this one writes nothing to it."""
+    return RunFolder(path, None)
 
 
 def read_run(path: Path, take: Take) -> RunFolder:
@@ -125,11 +132,27 @@ class RunFolder:
         Raises:
             RunError: the line cannot be written.
         """
-        append_line(self.path / "events.jsonl", {**fields, "time": now(), "kind": kind})
+        if leads():
+            append_line(self.path / "events.jsonl", {**fields, "time": now(), "kind": kind})
 
     def metric(self, **fields: object) -> None:
         """Adds a line to metrics.jsonl; a NaN is written as the string "nan". Raises as `event` does."""
-        append_line(self.path / "metrics.jsonl", {**fields, "time": now()})
+        if leads():
+            append_line(self.path / "metrics.jsonl", {**fields, "time": now()})
+
+    def forget_metrics(self, stage: str, key: str, step: int) -> None:
+        """Takes out of metrics.jsonl what an interrupted training logged from a step on, which is done again now.
+
+        Raises:
+            RunError: the log is damaged or cannot be written.
+        """
+
+        def redone(row: Mapping[str, object]) -> bool:
+            logged = row.get("step")
+            return (row.get("stage"), row.get("key")) == (stage, key) and isinstance(logged, int) and logged >= step
+
+        if leads():
+            drop_lines(self.path / "metrics.jsonl", redone)
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

@@ -10,11 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from constitutional.atomic import cannot_write
+from constitutional.atomic import cannot_write, write_atomic
 from constitutional.errors import RunError
 from constitutional.records import canonical_json
 
@@ -59,6 +59,25 @@ def read_log(path: Path) -> list[dict[str, object]]:
         RunError: a damaged line, named as file:line.
     """
     return [row for _, row in read_rows(path, torn_tail=True)] if path.exists() else []
+
+
+def drop_lines(path: Path, unwanted: Callable[[Mapping[str, object]], bool]) -> None:
+    """Takes lines out of a log; the others keep their bytes. Nothing is written where none is unwanted.
+
+    Raises:
+        RunError: a damaged line, named as file:line, or the log cannot be written.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            lines = list(file)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    rows = read_rows(path, torn_tail=True)
+    kept = [line for line, (_, row) in zip(lines, rows, strict=False) if not unwanted(row)]
+    if len(kept) < len(lines):
+        write_atomic(path, b"".join(kept))
 
 
 def read_rows(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, dict[str, object]]]:

@@ -21,6 +21,7 @@ from pydantic import JsonValue
 
 from constitutional.atomic import cannot_write, write_atomic
 from constitutional.errors import RunError
+from constitutional.processes import leads
 from constitutional.records import Failure, Judgment, Record, canonical_json, short_digest
 from constitutional.runs.chunk_files import CHUNKS, PLAN, STARTED, Plan, chunk_file, chunk_line, merge_chunks
 from constitutional.runs.engine import Chunks, Engine, Here, StageName
@@ -43,6 +44,8 @@ R = TypeVar("R", bound=Record)
 
 Take = Callable[[StageName, Chunks], None]
 """What who reads a run without holding it does with the work of an unfinished stage; it does not return."""
+_CHECKPOINTS = "checkpoints"
+_GLANCE = 0.1  # seconds between two looks at what another process writes
 
 
 class Stage:
@@ -75,14 +78,18 @@ class Stage:
         result = load_result(self._path)
         if result is None or result.manifest.inputs != self._inputs:
             return None
-        if self._take is None and (self._path / STARTED).exists():  # killed after the manifest, before the tidying
+        own = leads() and self._take is None
+        if own and (self._path / STARTED).exists():  # killed after the manifest, before the tidying
             self._tidy()
         return result
 
     @property
     def folder(self) -> Path:
-        """The folder to work in. Whatever is stale in it is removed first; what an interrupted attempt left is kept."""
-        if self.result() is None and (self._note() is None or (self._path / MANIFEST).exists()):
+        """The folder to work in. Whatever is stale in it is removed first; what an interrupted attempt left is kept.
+
+        Of several processes the leading one sees to that, before it calls the others.
+        """
+        if leads() and self.result() is None and (self._note() is None or (self._path / MANIFEST).exists()):
             try:
                 if self._path.exists():
                     shutil.rmtree(self._path)
@@ -92,6 +99,16 @@ class Stage:
             inputs = {name: stamp.model_dump() for name, stamp in self._inputs.items()}
             write_atomic(self._path / STARTED, json_bytes({"inputs": inputs, "started": now()}))
         return self._path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a training keeps what it would go on from; gone when the stage is finished."""
+        return self.folder / _CHECKPOINTS
+
+    def write(self, name: str, content: str) -> None:
+        """Writes a file of the stage's folder, whole or not at all; of several processes the leading one does."""
+        if leads():
+            write_atomic(self.folder / name, content)
 
     def run_chunks(
         self,
@@ -164,6 +181,8 @@ class Stage:
     ) -> StageResult:
         """Merges the chunks, if there are any, and writes the manifest, after which the stage is finished.
 
+        A process that does not lead waits until the leading one has done so.
+
         Args:
             counts: what the manifest shall count beside `records` and `failures`.
             outputs: files and folders the stage wrote in its folder, relative to it.
@@ -173,6 +192,8 @@ class Stage:
         Raises:
             RunError: a chunk is missing or damaged, an output is missing, or the disk is full.
         """
+        while not leads() and self.result() is None:
+            time.sleep(_GLANCE)
         if done := self.result():
             return done
         folder, names = self.folder, list(outputs)
@@ -209,7 +230,8 @@ class Stage:
         """Removes what only an unfinished stage needs; the note goes last, so an interrupted tidying is resumed."""
         for temp in self._path.glob(".*.tmp"):
             temp.unlink(missing_ok=True)
-        shutil.rmtree(self._path / CHUNKS, ignore_errors=True)
+        for name in (CHUNKS, _CHECKPOINTS):
+            shutil.rmtree(self._path / name, ignore_errors=True)
         (self._path / STARTED).unlink(missing_ok=True)
 
     def _note(self) -> str | None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from constitutional.backends.cpu import prepare_process
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.records import Prompt, Sampling, seed_for
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts
 from constitutional.training.guards import OnLog
 from constitutional.training.ppo.rollouts import Drawn, draw
@@ -39,6 +40,7 @@ def train_best_of_n(
     lora: Settings | None = None,
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> RlResult:
     """Draws `generations` answers to every prompt, fine-tunes on the best of each, and saves a merged model folder.
 
@@ -57,6 +59,7 @@ def train_best_of_n(
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs while it fine-tunes.
         on_reward: called with the rewards of all answers.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -94,6 +97,7 @@ def train_best_of_n(
         trl=trl,
         lora=lora,
         on_log=on_log,
+        checkpoints=checkpoints,
     )
     scores = [row.score for row in rows if row.score is not None]
     return RlResult(

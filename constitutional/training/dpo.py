@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,9 @@ from datasets import Dataset
 from trl import DPOConfig
 
 from constitutional.errors import ConfigError, TrainingError
+from constitutional.processes import leads, processes, wait_for_all
 from constitutional.records import Failure, assistant
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import PreferenceRow, RlResult
@@ -35,6 +38,7 @@ HARD_ONLY: dict[str, object] = {
 }
 """Other losses have no soft form: under soft labels these fields are ours."""
 
+SHARED = ".rows"
 Labels = Literal["soft", "hard"]
 
 
@@ -49,6 +53,7 @@ def train_dpo(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> RlResult:
     """Trains a policy on comparisons and saves a merged model folder.
 
@@ -65,6 +70,7 @@ def train_dpo(
         trl: fields of `trl.DPOConfig`.
         lora: fields of `peft.LoraConfig`, the reference is the policy without adapters; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -86,12 +92,13 @@ def train_dpo(
             str(policy),
             args=args,
             data_collator=SoftPairCollator(tokenizer.pad_token_id),
-            train_dataset=Dataset.from_list(examples),
+            train_dataset=shared_rows(examples, folder),
             processing_class=tokenizer,
             callbacks=[watch],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
-        steps, weights = train(trainer)
+        steps, weights = train(trainer, checkpoints)
+        shutil.rmtree(folder / SHARED, ignore_errors=True)
         save(trainer, tokenizer, folder)
     texts = [text for row in rows for text in (*(m.content for m in row.messages), row.chosen, row.rejected)]
     return RlResult(
@@ -110,6 +117,16 @@ def train_dpo(
         preference_model=None,
         rows=len(examples),
     )
+
+
+def shared_rows(examples: list[dict[str, Any]], folder: Path) -> Dataset:
+    """The rows as a data set. TRL keeps what the reference says of them beside it, where every process must find it."""
+    if processes() == 1:
+        return Dataset.from_list(examples)
+    if leads():
+        Dataset.from_list(examples).save_to_disk(str(folder / SHARED))
+    wait_for_all()
+    return Dataset.load_from_disk(str(folder / SHARED))
 
 
 def tokenised_pairs(

@@ -24,6 +24,12 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
         self.history: list[dict[str, Any]] = []
         self._on_log = on_log
         self._kl_expected = kl_expected
+        self._resumed = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A training that goes on from a checkpoint has figures already; they were relayed when they were new."""
+        self._resumed = bool(state.global_step)
+        self.history = [{"steps": int(state.max_steps), **entry} for entry in state.log_history]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer with each set of figures.
@@ -51,6 +57,12 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
         self.history.append(entry)
         if self._on_log is not None:
             self._on_log(entry)
+
+    @property
+    def train_loss(self) -> float:
+        """The mean loss over all steps. The trainer's own leaves out those before an interruption."""
+        losses = self.values("loss")
+        return sum(losses) / len(losses) if self._resumed else self.values("train_loss")[-1]
 
     def values(self, name: str) -> list[float]:
         """The logged values of one figure, in order."""
@@ -90,6 +102,18 @@ class WeightWatch:
             for name, p in model.named_parameters()
             if p.requires_grad
         }
+
+
+@torch.no_grad()
+def require_finite(model: Any, step: int) -> None:
+    """Refuses a model to go on from that is damaged.
+
+    Raises:
+        TrainingError: the first weight that is NaN or infinite.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(f"weight {name} is not finite after step {step}; nothing was saved")
 
 
 def require_unique_names(names: Sequence[str]) -> None:

@@ -12,9 +12,10 @@ from datasets import Dataset
 from trl import RewardConfig
 
 from constitutional.errors import TrainingError
-from constitutional.records import seed_for
+from constitutional.processes import leads, wait_for_all
+from constitutional.records import Record, seed_for
 from constitutional.training.agreement import agreement, agreement_by
-from constitutional.training.folders import save_merged
+from constitutional.training.checkpoints import Checkpoints, finished_member, keep_member
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.pairs import Pair, bootstrap, tokenised_pairs
@@ -28,7 +29,7 @@ from constitutional.training.pm_folder import (
 )
 from constitutional.training.rows import MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
-from constitutional.training.session import bare_model, train, training_session
+from constitutional.training.session import bare_model, save, train, training_session
 from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
 from constitutional.training.tokens import ControlTokens, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
@@ -57,8 +58,7 @@ class Committee:
     spread: float = 1.0
 
 
-@dataclass(frozen=True)
-class _Trained:
+class _Trained(Record):
     """What one model's training left."""
 
     steps: int
@@ -82,6 +82,7 @@ def train_preference_model(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> PreferenceModelResult:
     """Trains a scalar preference model from a chat model and measures it on held-out labels.
 
@@ -101,6 +102,7 @@ def train_preference_model(
         trl: fields of `trl.RewardConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -122,8 +124,10 @@ def train_preference_model(
         for k, own in enumerate(seeds):
             part = folder / f"member-{k}" if committee else folder
             part.mkdir(exist_ok=True)
-            trained.append(
-                _train_one(
+            kept = checkpoints.under(part.name) if checkpoints and committee else checkpoints
+            one = finished_member(kept, part, _Trained) if committee else None
+            if one is None:
+                one = _train_one(
                     bootstrap(pairs, own) if committee else pairs,
                     (measured or pairs)[:8],
                     centred_on=pairs[:PROBED] if committee else [],
@@ -132,12 +136,16 @@ def train_preference_model(
                     args=prepare(part, fixed={"seed": own}),
                     peft=lora_config(lora, "SEQ_CLS"),
                     on_log=_as_one_run(on_log, k, len(seeds)),
+                    checkpoints=kept,
                 )
-            )
-        if committee:
+                if committee:
+                    keep_member(kept, part, one, one.steps)
+            trained.append(one)
+        if committee and leads():
             _write_ensemble(folder, committee, trained)
-        if conditions:
+        if conditions and leads():
             (folder / PRINCIPLES).write_text(Conditions(principles=tuple(conditions)).to_json() + "\n", "utf-8")
+        wait_for_all()
         saved = PreferenceModel(folder, max_length=limit)
         margins = _margins(saved.score_ids(_sides([*measured, *by_principle])))
         own_margins = [_margins(scores) for scores in saved.member_scores(_sides(measured))] if committee else []
@@ -171,6 +179,7 @@ def _train_one(
     args: Any,
     peft: Any,
     on_log: OnLog | None,
+    checkpoints: Checkpoints | None,
 ) -> _Trained:
     """Trains one model, saves it in `args.output_dir` and opens it again; it must score `probed` as it did before.
 
@@ -189,18 +198,18 @@ def _train_one(
         peft_config=peft,
     )
     start_undecided(trainer.model)
-    steps, weights = train(trainer)
+    steps, weights = train(trainer, checkpoints)
     live, folder = bare_model(trainer), Path(args.output_dir)
     probe = _sides(probed)
     expected = score_ids(live, probe, pad=tokenizer.pad_token_id)
-    save_merged(live, tokenizer, folder)
+    save(trainer, tokenizer, folder)
     saved = PreferenceModel(folder, max_length=args.max_length or tokenizer.model_max_length)
     _check_reload(expected, saved.score_ids(probe))
     common = saved.score_ids(_sides(centred_on))
     return _Trained(
         steps=steps,
         trainable=weights.trainable,
-        train_loss=watch.values("train_loss")[-1],
+        train_loss=watch.train_loss,
         model=saved.model,
         offset=sum(common) / len(common) if common else 0.0,
     )

@@ -6,14 +6,18 @@ nothing then. A part that fails leaves the rollout without a reward: it is count
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
+from accelerate.utils import gather_object
+
 from constitutional.checks import Check
 from constitutional.checks import score as check_score
 from constitutional.errors import BackendError, TrainingError
+from constitutional.processes import processes
 from constitutional.records import Dialogue, Prompt, assistant
 from constitutional.settings import RewardKind
 from constitutional.training.rows import RewardPart, RewardRow
@@ -117,6 +121,8 @@ class Rewards:
         self.unrewarded = 0
         self.groups = 0
         self.zero_spread_groups = 0
+        self.batches: list[list[RewardRow]] = []
+        """Every batch of rows told of so far."""
 
     def __call__(
         self,
@@ -130,12 +136,13 @@ class Rewards:
         """Rewards of one generation batch of TRL; None is left out of its baselines."""
         texts = [completion[0]["content"] for completion in completions]
         rows = self.reward(int(trainer_state.global_step) + 1, prompt_id, texts)
-        self.note(rows)
+        told = gather_object(rows) if processes() > 1 else rows
+        self.note(told)
         if log_metric is not None and len(self._sources) > 1:
-            for name, value in figures(rows).items():
+            for name, value in figures(told).items():
                 log_metric(name, value)
         if log_metric is not None and self._measured is not None:
-            for name, value in self._measured(rows).items():
+            for name, value in self._measured(told).items():
                 log_metric(name, value)
         return [row.score for row in rows]
 
@@ -143,7 +150,8 @@ class Rewards:
         """One row a rollout, in order. An empty answer has no reward.
 
         Raises:
-            TrainingError: a preference model gave a score that is not a number; names the step.
+            TrainingError: a preference model gave a score that is not a number, or a part more or fewer scores than it
+                was asked for; names the step.
         """
         asked = [i for i, text in enumerate(texts) if text.strip()]
         prompts, answers = [self._prompts[prompt_ids[i]] for i in asked], [texts[i] for i in asked]
@@ -155,7 +163,11 @@ class Rewards:
                 if source.kind == "preference_model":
                     raise TrainingError(f"reward at step {step}: {error}") from error
                 found = [Scored(error=str(error))] * len(asked)
-            for i, said in zip(asked, found, strict=True):
+            if len(found) != len(asked):
+                raise TrainingError(
+                    f"reward at step {step}: {source.name} gave {len(found)} scores for {len(asked)} rollouts"
+                )
+            for i, said in zip(asked, _finite(source, found, step), strict=True):
                 if said != Scored():
                     parts[i].append(_part(source, said))
         return [
@@ -172,6 +184,7 @@ class Rewards:
 
     def note(self, rows: Sequence[RewardRow]) -> None:
         """Counts the rows of a step, and tells of them."""
+        self.batches.append(list(rows))
         if self._on_reward is not None:
             self._on_reward(list(rows))
         self.completions += len(rows)
@@ -188,6 +201,21 @@ def _part(source: RewardSource, said: Scored) -> RewardPart:
     return RewardPart(
         name=source.name, kind=source.kind, by=source.by, weight=source.weight, score=said.value, error=said.error
     )
+
+
+def _finite(source: RewardSource, found: Sequence[Scored], step: int) -> list[Scored]:
+    """The scores, one that is no number turned into an error of its rollout.
+
+    Raises:
+        TrainingError: it is a preference model's: the model itself is broken.
+    """
+    broken = [said.value for said in found if said.value is not None and not math.isfinite(said.value)]
+    if broken and source.kind == "preference_model":
+        raise TrainingError(f"reward at step {step}: {source.name} gave {broken[0]}")
+    return [
+        Scored(error=f"the score is {said.value}") if said.value is not None and not math.isfinite(said.value) else said
+        for said in found
+    ]
 
 
 def weighted_sum(parts: Sequence[RewardPart]) -> float | None:

@@ -10,23 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from constitutional.errors import ConfigError, nearest
 from constitutional.records import Prompt
+from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
 from constitutional.training.lora import lora_config
-from constitutional.training.rewards import Measured, OnReward, Rewards, RewardSource
+from constitutional.training.rewards import OnReward, Rewards, RewardSource
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import save, train, training_session
 from constitutional.training.tokens import open_tokenizer
 from constitutional.training.trl_settings import Settings, checked_fields, trl_config
 from constitutional.training.watch.callback import WatchCallback
 from constitutional.training.watch.probe import Watch
-from constitutional.training.watch.watcher import Watcher, open_watcher, watched
+from constitutional.training.watch.watcher import open_watcher, watched
 
 __all__ = ["RewardRow", "RlResult", "train_rl"]
 
@@ -56,6 +56,7 @@ def train_rl(
     lora: Settings | None = None,
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
+    checkpoints: Checkpoints | None = None,
     watching: Watch | None = None,
 ) -> RlResult:
     """Trains a policy against a reward and saves a merged model folder.
@@ -80,6 +81,7 @@ def train_rl(
         lora: fields of `peft.LoraConfig`, the reference is the policy without adapters; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
         on_reward: called with the rewards of each generation batch.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
         watching: what the run is watched by, and when that ends it.
 
     Raises:
@@ -106,18 +108,19 @@ def train_rl(
         watcher = open_watcher(
             watching, rewards, tokenizer, watch, context=context, steps=steps, max_tokens=max_tokens, seed=seed
         )
-        reward = Rewards(rewards, kept, on_reward, measured=_measured(watcher))
+        reward = Rewards(rewards, kept, on_reward, measured=watcher.measure if watcher else None)
+        last = newest(checkpoints)
         trainer = TRAINERS[algorithm][1](
             str(policy),
             [reward],
             args=args,
             train_dataset=Dataset.from_list([_row(prompt) for prompt in kept.values()]),
             processing_class=tokenizer,
-            callbacks=[watch, *([WatchCallback(watcher)] if watcher else [])],
+            callbacks=[watch, *([WatchCallback(watcher, last.folder if last else None)] if watcher else [])],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
         require_unique_names(trainer.reward_func_names)
-        done, weights = train(trainer)
+        done, weights = train(trainer, checkpoints, reward)
         if watcher is not None:
             watcher.settle(trainer.model)
         save(trainer, tokenizer, folder)
@@ -125,11 +128,6 @@ def train_rl(
         kept, failures, reward=reward, watch=watch, steps=done, trainable=weights.trainable, tokenizer=tokenizer
     )
     return watched(result, watcher)
-
-
-def _measured(watcher: Watcher | None) -> Measured | None:
-    """What the watcher measures of rollouts, those of all processes."""
-    return None if watcher is None else lambda rows: watcher.measure(gather_object(list(rows)))
 
 
 def rl_config(

@@ -13,9 +13,14 @@ from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from constitutional.backends.cpu import prepare_process
+from constitutional.errors import ConfigError, TrainingError
+from constitutional.processes import leads, wait_for_all
+from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.folders import replacing, save_merged
 from constitutional.training.fused_head import labelled_positions_only
 from constitutional.training.guards import WeightWatch
+from constitutional.training.resuming import Keeper, SharedOrder, quiet
+from constitutional.training.rewards import Rewards
 
 
 @contextmanager
@@ -40,21 +45,53 @@ def training_session(output: str | Path) -> Iterator[Path]:
             datasets.enable_progress_bars()
 
 
-def train(trainer: Any) -> tuple[int, WeightWatch]:
+def train(
+    trainer: Any, checkpoints: Checkpoints | None = None, reward: Rewards | None = None
+) -> tuple[int, WeightWatch]:
     """Runs a trainer, printing nothing, and refuses a run that trained nothing.
+
+    Args:
+        trainer: a TRL trainer.
+        checkpoints: what to go on from where it was interrupted, and what to write; nothing when None.
+        reward: whose rows a checkpoint keeps, too.
 
     Returns:
         Optimiser steps taken, and the watch that holds the number of trainable parameters.
 
     Raises:
+        ConfigError: adapters on weights that are shared out over processes: nothing could merge them.
         TrainingError: nothing is trainable, no step was taken, or no weight changed or one is not finite.
     """
+    if _in_parts(trainer) and hasattr(trainer.model, "merge_and_unload"):
+        raise ConfigError("lora: adapters cannot be merged under FSDP or DeepSpeed: launch with MULTI_GPU (DDP)")
     trainer.remove_callback(PrinterCallback)  # prints every log; ours go to `on_log`
     weights = WeightWatch(trainer.model)
-    trainer.train()
+    trainer.add_callback(SharedOrder())
+    found = newest(checkpoints)
+    if checkpoints is not None:
+        trainer.add_callback(Keeper(trainer, checkpoints, reward, found))
+    with naming_the_last(checkpoints), quiet("transformers.trainer"):
+        trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
     steps = int(trainer.state.global_step)
     weights.check(trainer.model, steps=steps)
     return steps, weights
+
+
+@contextmanager
+def naming_the_last(checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Adds to an error that stops a training which checkpoint is left of it."""
+    try:
+        yield
+    except TrainingError as error:
+        found = newest(checkpoints)
+        if found is None:
+            raise
+        raise TrainingError(f"{error}; the checkpoint of step {found.step} is kept") from error
+
+
+def _in_parts(trainer: Any) -> bool:
+    """Whether the weights are shared out over processes."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def bare_model(trainer: Any) -> Any:
@@ -63,5 +100,11 @@ def bare_model(trainer: Any) -> Any:
 
 
 def save(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Saves the trained network as one merged model folder."""
-    save_merged(bare_model(trainer), tokenizer, folder)
+    """Saves the trained network as one merged model folder, which stands for every process on return."""
+    if _in_parts(trainer):  # the trainer puts them together
+        trainer.save_model(str(folder))
+        if leads():
+            tokenizer.save_pretrained(str(folder))
+    elif leads():
+        save_merged(bare_model(trainer), tokenizer, folder)
+    wait_for_all()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from constitutional.records import Failure, assistant
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import SftResult, SftRow
@@ -28,6 +31,16 @@ DEFAULTS: dict[str, object] = {
 }
 
 
+class GroupedSftTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's, which sorts rows by length within fifty batches; a batch is that of all processes, not of one."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.batch_size *= self.args.world_size
+        return sampler
+
+
 def train_sft(
     rows: Sequence[SftRow],
     *,
@@ -37,6 +50,7 @@ def train_sft(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> SftResult:
     """Fine-tunes a chat model on completions and saves a merged model folder.
 
@@ -51,6 +65,7 @@ def train_sft(
         trl: fields of `trl.SFTConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
@@ -67,7 +82,7 @@ def train_sft(
             text for row in rows for text in (*(message.content for message in row.prompt), row.completion)
         )
         watch = StepWatch(on_log)
-        trainer = SFTTrainer(
+        trainer = GroupedSftTrainer(
             str(model),
             args=args,
             train_dataset=Dataset.from_list(examples),
@@ -75,7 +90,7 @@ def train_sft(
             callbacks=[watch],
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
-        steps, weights = train(trainer)
+        steps, weights = train(trainer, checkpoints)
         save(trainer, tokenizer, folder)
     losses = watch.values("loss")
     return SftResult(

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from constitutional.backends.cpu import fast_dtype
 from constitutional.errors import ConfigError, nearest
+from constitutional.processes import processes
 
 Scalar = str | int | float | bool | None
 Settings = Mapping[str, Scalar | list[Any] | dict[str, Any]]
@@ -55,10 +56,43 @@ def trl_config(
         del common["activation_checkpointing"]  # two names of one switch
     if given.get("fp16"):
         common["bf16"] = False
+    chosen = {**common, **defaults, **given, **fixed}
+    if processes() > 1:
+        chosen |= shared_batch(config_class, chosen, processes())
     try:
-        return config_class(output_dir=str(output_dir), **{**common, **defaults, **given, **fixed})  # type: ignore[call-arg]
+        return config_class(output_dir=str(output_dir), **chosen)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trl: {_one_line(error)}") from error
+
+
+def shared_batch(config_class: Any, chosen: Mapping[str, Any], processes: int) -> dict[str, int]:
+    """The sizes for each of several processes, so that a step is over as many rows as it is in one process.
+
+    What a recipe trains must not depend on the launch: a stage is known by its settings alone.
+
+    Args:
+        config_class: holds the sizes that are not chosen.
+        chosen: the settings of one process.
+        processes: how many there are.
+
+    Raises:
+        ConfigError: they cannot share a step's rows out evenly.
+    """
+    preset = {field.name: field.default for field in fields(config_class)}
+    micro, rounds = (
+        int(chosen.get(name, preset[name])) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    if micro * rounds % processes:
+        raise ConfigError(
+            f"trl: a step of {micro * rounds} rows (per_device_train_batch_size x gradient_accumulation_steps) cannot "
+            f"be shared by {processes} processes"
+        )
+    share = micro * rounds // processes
+    size = max(n for n in range(1, min(micro, share) + 1) if share % n == 0)
+    sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": share // size}
+    if chosen.get("steps_per_generation") is not None:
+        sizes["steps_per_generation"] = int(chosen["steps_per_generation"]) * micro // (processes * size)
+    return sizes
 
 
 def checked_fields(dataclass: type, passed: Mapping[str, object], *, key: str) -> dict[str, Any]:

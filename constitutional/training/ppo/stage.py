@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 
 from constitutional.backends.cpu import fast_dtype
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.records import Prompt, Sampling, seed_for
 from constitutional.settings import PpoSettings
+from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.folders import save_merged
 from constitutional.training.guards import OnLog, StepWatch, WeightWatch
 from constitutional.training.ppo.losses import next_kl
 from constitutional.training.ppo.networks import ActorCritic, open_networks
+from constitutional.training.ppo.resuming import keep_progress, restore_progress
 from constitutional.training.ppo.rollouts import draw, lay_out, scores_tensor
 from constitutional.training.ppo.update import appraise, improve, totals
 from constitutional.training.rewards import OnReward, Rewards, RewardSource, figures, why_unrewarded
 from constitutional.training.rows import RewardRow, RlResult
-from constitutional.training.session import training_session
+from constitutional.training.session import naming_the_last, training_session
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings
 from constitutional.training.watch.callback import lower
@@ -54,6 +54,7 @@ def train_ppo(
     lora: Settings | None = None,
     on_log: OnLog | None = None,
     on_reward: OnReward | None = None,
+    checkpoints: Checkpoints | None = None,
     watching: Watch | None = None,
 ) -> RlResult:
     """Trains a policy by PPO and saves a merged model folder.
@@ -79,6 +80,7 @@ def train_ppo(
         lora: fields of `peft.LoraConfig`, the reference is the policy without adapters; a full fine-tune when None.
         on_log: called with each step's figures, `step` and `steps` added.
         on_reward: called with the rewards of each step.
+        checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
         watching: what the run is watched by, and when that ends it.
 
     Raises:
@@ -95,7 +97,7 @@ def train_ppo(
     require_prompts(len(kept), prompts_per_step, len(failures))
     accelerator = _accelerator()
     share = _share(prompts_per_step, generations, settings, accelerator.num_processes)
-    with _session(output, accelerator) as folder:
+    with training_session(output) as folder, naming_the_last(checkpoints):
         torch.manual_seed(seed)  # of new adapters
         networks = open_networks(
             policy,
@@ -113,11 +115,14 @@ def train_ppo(
         watcher = open_watcher(
             watching, rewards, tokenizer, watch, context=context, steps=steps, max_tokens=max_tokens, seed=seed
         )
-        if watcher is not None:
-            watcher.begin(networks.actor_critic.policy, accelerator.autocast())
         order = torch.Generator().manual_seed(seed)
         queue = list(kept.values())
-        for step in range(1, steps + 1):
+        last = newest(checkpoints)
+        if last is not None:
+            kl = restore_progress(accelerator, last, order=order, watch=watch, reward=reward, watcher=watcher)
+        elif watcher is not None:
+            watcher.begin(networks.actor_critic.policy, accelerator.autocast())
+        for step in range(last.step + 1 if last is not None else 1, steps + 1):
             first = (step - 1) * prompts_per_step + accelerator.process_index * share
             asked = [queue[(first + i) % len(queue)] for i in range(share) for _ in range(generations)]
             sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed_for(seed, "rl", step))
@@ -154,6 +159,19 @@ def train_ppo(
             if settings.kl_target is not None:
                 kl = next_kl(
                     kl, found["kl_rollout"], len(scores), target=settings.kl_target, horizon=settings.kl_horizon
+                )
+            if checkpoints is not None and checkpoints.due(step, steps):
+                keep_progress(
+                    accelerator,
+                    model,
+                    folder,
+                    checkpoints,
+                    step=step,
+                    kl=kl,
+                    order=order,
+                    watch=watch,
+                    reward=reward,
+                    watcher=watcher,
                 )
         weights.check(networks.actor_critic.policy, steps=step)
         if watcher is not None:
@@ -196,7 +214,10 @@ def _accelerator() -> Any:
     """A fresh one: a trainer that ran before in this process may have left another number type set."""
     AcceleratorState._reset_state()  # as transformers' own trainer does
     cuda = torch.cuda.is_available()
-    return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda and fast_dtype() == "bfloat16" else "no")
+    made = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda and fast_dtype() == "bfloat16" else "no")
+    if made.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError("rl: ppo keeps its networks whole in every process: launch with MULTI_GPU (DDP)")
+    return made
 
 
 def _optimizer(model: ActorCritic, settings: PpoSettings) -> torch.optim.Optimizer:
@@ -220,14 +241,3 @@ def _of_lengths(drawn: Any, accelerator: Any) -> dict[str, float]:
     sums = torch.tensor([float(sum(map(len, drawn.answers))), float(sum(drawn.ended)), float(len(drawn.answers))])
     length, ended, count = totals(accelerator)(sums.to(accelerator.device)).tolist()
     return {"completions/mean_length": length / count, "completions/clipped_ratio": 1 - ended / count}
-
-
-@contextmanager
-def _session(output: str | Path, accelerator: Any) -> Iterator[Path]:
-    """The output folder on the main process; the others, which save nothing, get one that is thrown away."""
-    if accelerator.is_main_process:
-        with training_session(output) as folder:
-            yield folder
-        return
-    with tempfile.TemporaryDirectory() as scratch, training_session(Path(scratch) / "policy") as folder:
-        yield folder
