@@ -153,3 +153,14 @@ def test_a_shipped_launch_file_says_what_accelerate_knows(name: str) -> None:
     found = load_config_from_file(str(HERE.parent / "examples" / "04_many_gpus" / f"{name}.yaml"))
     assert found.num_processes == 8 and not found.use_cpu
     assert found.distributed_type == {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[name]
+
+
+@pytest.mark.parametrize("words", [{"engine": object()}, {"sets": ["rounds=2"]}])
+def test_what_one_process_must_do_is_refused_to_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: dict[str, Any]
+) -> None:
+    recipe = write_training_recipe(tmp_path / "in")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one process only"):
+        run_recipe(training_recipe(recipe, *words.pop("sets", ())), recipe, tmp_path / "run", **words)
+    assert not (tmp_path / "run").exists()

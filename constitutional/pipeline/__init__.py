@@ -145,8 +145,9 @@ def run_recipe(
         raise ConfigError(f"unknown step '{until}'{nearest(until, STEPS)}")
     if recipe.rounds is not None and engine is not None:  # a worker reads the recipe, and would know of no round
         raise ConfigError("rounds: an engine and shards are for recipes without them; leave --engine and --shard out")
-    if engine is not None:
-        refuse_several("an engine or a shard")
+    for needed, what in ((engine, "an engine or a shard"), (recipe.rounds, "rounds")):
+        if needed is not None:
+            refuse_several(what)
     inputs = load_inputs(recipe, recipe_file)
     if leads():
         check_recipe(inputs, until)
@@ -167,7 +168,6 @@ def run_recipe(
     check_folder(run_folder, rounds=recipe.rounds is not None)
     if recipe.rounds is None:
         return run_one(inputs, run_folder, until)
-    refuse_several("rounds")
     steps = run_rounds(
         inputs,
         chosen_steps(recipe),
