@@ -35,7 +35,7 @@ endif
 
 test: models
 	@echo "tests"
-	@REQUIRE_MODELS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@REQUIRE_MODELS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .setup-done
 	@echo "check: ruff, mypy, import-linter"

@@ -19,6 +19,8 @@ from constitutional.pipeline import RunOutcome
 from constitutional.records import Comparison, Judgment, Preference, Revision
 from constitutional.runs import StageResult
 
+pytestmark = pytest.mark.slow
+
 KIND, HONEST, SAFE = (f"{name}@1.0.0" for name in ("kind", "honest", "safe"))
 YES = 'logprobs: {"Yes": -0.2231435513, "No": -1.6094379124}'
 JUDGE = (

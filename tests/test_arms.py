@@ -21,6 +21,8 @@ from constitutional.pipeline import run_arms, run_recipe
 from constitutional.runs import load_result
 from constitutional.training.rows import PreferenceRow
 
+pytestmark = pytest.mark.slow
+
 SETS = (
     "stages=[revise, helpful, sft, sample, gate, judge, label, pm, rl]",
     "policy=local:policy",

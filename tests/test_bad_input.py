@@ -11,6 +11,8 @@ from tiny_model import save_tiny_model
 
 from constitutional.runs import load_result
 
+pytestmark = pytest.mark.slow
+
 
 def run_cli(recipe, out, *sets):
     words = [word for value in sets for word in ("--set", value)]

@@ -26,6 +26,8 @@ from constitutional.records import Comparison, Failure, Judgment, Preference, Pr
 from constitutional.statistics import wilson
 from constitutional.templates import load_pack
 
+pytestmark = pytest.mark.slow
+
 CODE = """
   - id: apology
     version: 1.0.0

@@ -30,11 +30,13 @@ SELF = [
 WHOLE = [
     *SELF,
     "stages=[revise, helpful, sft, sample, gate, judge, label, pm, rl, answers, evaluate]",
+    "revise={rounds: 1}",
     "sft.drop_flagged=false",
-    "sft.trl={max_steps: 2, max_length: 128}",
+    "sft.trl={max_steps: 2, max_length: 128, per_device_train_batch_size: 2, gradient_accumulation_steps: 1}",
     "sample.temperature=1.0",
     "judging={principles_per_comparison: 1}",
-    "pm={heldout: 0.3, trl: {max_steps: 2, max_length: 192}}",
+    "pm.heldout=0.3",
+    "pm.trl={max_steps: 2, max_length: 192, per_device_train_batch_size: 2, gradient_accumulation_steps: 1}",
     "rl={steps: 1, generations: 2, prompts_per_step: 2, max_tokens: 8}",
     "evaluation={max_tokens: 12, judge_limit: 2}",
 ]
@@ -48,7 +50,7 @@ def _embedded():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("self")
-    recipe = write_recipe(folder / "in", prompts=12)
+    recipe = write_recipe(folder / "in", prompts=8)
     return recipe, run_recipe(load_recipe(recipe, WHOLE), recipe, folder / "run")
 
 
@@ -131,7 +133,7 @@ def test_kills_on_the_embedded_model_resume_to_the_same_bytes(tmp_path):
     recipe = write_recipe(tmp_path / "in", prompts=6)
     sets = [
         word
-        for value in (*SELF, "stages=[revise, sample, gate, judge, label]", "chunk_size=2")
+        for value in (*SELF, "stages=[revise, sample, gate, judge, label]", "chunk_size=2", "revise={rounds: 1}")
         for word in ("--set", value)
     ]
     code, text = cli("run", str(recipe), "--out", str(tmp_path / "whole"), *sets)

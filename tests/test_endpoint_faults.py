@@ -26,6 +26,8 @@ from constitutional.errors import BackendError, BudgetError
 from constitutional.records import Sampling, assistant, user
 from constitutional.settings import EndpointSettings
 
+pytestmark = pytest.mark.slow
+
 CALLS = int(os.environ.get("CALLS", "2000"))
 TIMEOUT = float(os.environ.get("ENDPOINT_TIMEOUT", "5"))
 SAMPLING = Sampling(temperature=1.0, max_tokens=40, seed=3)

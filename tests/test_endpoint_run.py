@@ -32,6 +32,8 @@ from constitutional.pipeline.estimate import estimate
 from constitutional.records import Revision
 from constitutional.runs import load_result
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-planted-0123456789abcdef"
 TIMEOUT = float(os.environ.get("ENDPOINT_TIMEOUT", "5"))
 KILLS = int(os.environ.get("KILLS", "20")) // 4

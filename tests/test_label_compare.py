@@ -21,6 +21,8 @@ from constitutional.records import Preference
 from constitutional.runs import StageResult
 from constitutional.statistics import wilson
 
+pytestmark = pytest.mark.slow
+
 
 def preference(number: int, p_a: float | None, *principles: str, why: str | None = None) -> Preference:
     return Preference(

@@ -17,6 +17,8 @@ from constitutional.pipeline import run_recipe
 from constitutional.principles import Principle
 from constitutional.records import Comparison, Judgment, Outcome, Preference, Usage, user
 
+pytestmark = pytest.mark.slow
+
 PAIR = Comparison(prompt_id="p", messages=(user("?"),), a="one", b="two", origin="sampled")
 HALF = Fraction(1, 2)
 

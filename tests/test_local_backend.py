@@ -11,7 +11,7 @@ from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Sampling, assistant, user
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

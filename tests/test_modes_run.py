@@ -19,6 +19,8 @@ from constitutional.pipeline import run_recipe
 from constitutional.records import Judgment, Preference
 from constitutional.runs import StageResult
 
+pytestmark = pytest.mark.slow
+
 STEPS = "stages=[sample, gate, revise, judge, label]"
 DRAW = "judging.sampling={temperature: 1.0, max_tokens: 40}"
 REPLIES = """

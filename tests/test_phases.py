@@ -11,6 +11,8 @@ from constitutional.errors import ConfigError
 from constitutional.pipeline import RunOutcome
 from constitutional.records import Judgment, Preference, Revision
 
+pytestmark = pytest.mark.slow
+
 KIND, HONEST, SAFE = (f"{name}@1.0.0" for name in ("kind", "honest", "safe"))
 
 

@@ -20,6 +20,8 @@ from constitutional.settings import RlSettings
 from constitutional.training.pm_folder import member_folders, read_conditions
 from constitutional.training.rows import RewardRow, RlResult
 
+pytestmark = pytest.mark.slow
+
 SETS = (
     "stages=[revise, sample, gate, judge, label, pm, rl]",
     "policy=local:policy",

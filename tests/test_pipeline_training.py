@@ -12,6 +12,8 @@ from tiny_model import save_tiny_model
 
 from constitutional.runs import load_result
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("revise", "helpful", "sft", "sample", "gate", "judge", "label", "pm", "rl", "answers", "evaluate")
 AFTER_RL = {"rl", "answers", "evaluate"}
 AFTER_PM = {"pm"} | AFTER_RL

@@ -18,6 +18,8 @@ from constitutional.settings import PmSettings
 from constitutional.training.pm_folder import OVERALL, read_conditions, read_ensemble
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow
 
+pytestmark = pytest.mark.slow
+
 SETS = (
     "policy=local:policy",
     "feedback=scripted:model.yaml",

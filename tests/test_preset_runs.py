@@ -19,6 +19,8 @@ from constitutional.runs import load_result
 from constitutional.settings import Recipe
 from constitutional.training.rows import RewardRow
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "examples" / "presets"
 GRADES = {"low": {str(i): -1.0 - i for i in range(11)}, "high": {str(i): -12.0 + i for i in range(11)}}
 LIKED = "acegikmoqsuwyACEGIKMOQSUWY02468-+=([{</"

@@ -27,6 +27,8 @@ from constitutional.runs import load_result, read_log
 from constitutional.runs.logs import read_rows
 from constitutional.training.rows import SftRow
 
+pytestmark = pytest.mark.slow
+
 SETS = (
     "stages=[revise, helpful, gate, sft, answers, evaluate]",
     "policy=local:policy",

@@ -112,6 +112,11 @@ def now() -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide results, read from their metadata without importing them."""
+    return dict(_installed())
+
+
+@lru_cache(maxsize=1)
+def _installed() -> dict[str, str]:
     versions = {"constitutional": constitutional.__version__}
     for package in _PACKAGES:
         try:
