@@ -24,9 +24,9 @@ from constitutional.evaluation.perplexity import (
     score_references,
 )
 from constitutional.evaluation.promotion import decide, least_prompts
-from constitutional.loop_settings import PromotionSettings
 from constitutional.records import Failure, user
 from constitutional.settings import Recipe
+from constitutional.settings.loop import PromotionSettings
 from constitutional.statistics import Interval, proportion_difference, win_rate
 from constitutional.templates import load_pack
 from constitutional.validation import validate

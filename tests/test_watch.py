@@ -15,6 +15,7 @@ from scipy import stats
 
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.settings import RlSettings
+from constitutional.settings.watch import WatchRule, WatchSettings
 from constitutional.training.guards import StepWatch
 from constitutional.training.watch.figures import answer_figures, standard_error
 from constitutional.training.watch.phrases import different, holders, spread
@@ -23,7 +24,6 @@ from constitutional.training.watch.records import WatchEvent, WatchResult
 from constitutional.training.watch.rules import Rules
 from constitutional.training.watch.trackers import require_trackers, trackers
 from constitutional.training.watch.watcher import Watcher
-from constitutional.watch_settings import WatchRule, WatchSettings
 
 STOCK = "You are valid, valued, and cared for."
 

@@ -14,11 +14,11 @@ from rl_tasks import PROMPTS, SMALL, policy_folder, prompt
 from safetensors.torch import load_file
 
 from constitutional.settings import PpoSettings
+from constitutional.settings.watch import WatchRule, WatchSettings
 from constitutional.training.ppo.stage import train_ppo
 from constitutional.training.rewards import RewardSource, Scored, by_preference_model
 from constitutional.training.rl import train_rl
 from constitutional.training.watch.probe import Watch
-from constitutional.watch_settings import WatchRule, WatchSettings
 
 ASKED = [prompt(f"What about {i}?") for i in range(64)]
 

@@ -11,6 +11,7 @@ from rl_tasks import PROMPTS, letters_source, prompt
 
 from constitutional.records import user
 from constitutional.settings import PpoSettings
+from constitutional.settings.watch import WatchRule, WatchSettings
 from constitutional.training.dpo import train_dpo
 from constitutional.training.ppo.stage import train_ppo
 from constitutional.training.preference_model import Committee, train_preference_model
@@ -18,7 +19,6 @@ from constitutional.training.rl import train_rl
 from constitutional.training.rows import PreferenceRow, SftRow
 from constitutional.training.sft import train_sft
 from constitutional.training.watch.probe import Watch
-from constitutional.watch_settings import WatchRule, WatchSettings
 
 # twelve rows are three steps an epoch: checkpoints after every second one stand within epochs and between them
 BATCH = {"bf16": False, "learning_rate": 3e-3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}

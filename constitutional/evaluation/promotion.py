@@ -7,8 +7,8 @@ from itertools import count
 
 from constitutional.evaluation.answers import System
 from constitutional.evaluation.evaluate import Evaluation
-from constitutional.loop_settings import Figure, PromotionSettings
 from constitutional.records import Record
+from constitutional.settings.loop import Figure, PromotionSettings
 from constitutional.statistics import Interval, bracketed, proportion_difference, wilson
 from constitutional.statistics.intervals import score_interval
 

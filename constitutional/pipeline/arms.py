@@ -29,7 +29,6 @@ from constitutional.evaluation.evaluate import (
 )
 from constitutional.feedback.judge import choose_principles
 from constitutional.ledger import open_ledger
-from constitutional.loop_settings import PerplexitySettings
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
 from constitutional.pipeline.asking import judged, run_judge
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs
@@ -43,6 +42,7 @@ from constitutional.pipeline.shared import share
 from constitutional.runs import StageResult, open_run, write_atomic
 from constitutional.runs.logs import read_rows
 from constitutional.settings import RowSettings
+from constitutional.settings.loop import PerplexitySettings
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow, RlResult
 
 if TYPE_CHECKING:

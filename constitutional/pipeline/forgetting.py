@@ -21,12 +21,12 @@ from constitutional.evaluation.perplexity import (
     score_references,
 )
 from constitutional.feedback.respond import respond
-from constitutional.loop_settings import PerplexitySettings
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
 from constitutional.pipeline.context import Context, Inputs, Lazy
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Failure, Prompt, seed_for, short_digest
 from constitutional.runs import StageResult
+from constitutional.settings.loop import PerplexitySettings
 
 
 def check_perplexity(inputs: Inputs, steps: Sequence[str]) -> None:

@@ -25,7 +25,6 @@ from constitutional.evaluation.answers import System
 from constitutional.evaluation.evaluate import KINDS, Evaluation
 from constitutional.evaluation.promotion import decide, least_prompts
 from constitutional.feedback.judging.ways import DRAWING
-from constitutional.loop_settings import PerplexitySettings, PromotionSettings
 from constitutional.pipeline.apart import heldout_parts
 from constitutional.pipeline.context import MODEL_NAMES, Done, Inputs
 from constitutional.pipeline.judging_steps import load_gate
@@ -33,6 +32,7 @@ from constitutional.pipeline.shared import link, share
 from constitutional.records import Prompt, seed_for, short_digest
 from constitutional.runs import StageResult, open_run, write_atomic
 from constitutional.settings import Recipe, RoleSampling, SamplingSettings
+from constitutional.settings.loop import PerplexitySettings, PromotionSettings
 
 if TYPE_CHECKING:
     from constitutional.pipeline import StepOutcome

@@ -13,10 +13,10 @@ from constitutional.pipeline.context import Context, Done, Inputs
 from constitutional.pipeline.rewarding import judge_key, judge_sources, kept_out, reward_principles
 from constitutional.records import Prompt
 from constitutional.settings import RewardSettings
+from constitutional.settings.watch import WatchSettings
 from constitutional.training.pm_folder import weights_identity
 from constitutional.training.watch.records import WatchEvent
 from constitutional.training.watch.trackers import require_trackers
-from constitutional.watch_settings import WatchSettings
 
 if TYPE_CHECKING:
     from constitutional.training.watch.probe import Watch

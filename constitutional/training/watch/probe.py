@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 
 from constitutional.errors import ConfigError
 from constitutional.records import Failure, Prompt, PromptKind, Record, Sampling, seed_for
+from constitutional.settings.watch import WatchSettings
 from constitutional.text_metrics import Ngram
 from constitutional.training.fitting import fitting_prompts
 from constitutional.training.ppo.rollouts import draw
@@ -20,7 +21,6 @@ from constitutional.training.rows import RewardPart, RewardRow
 from constitutional.training.tokens import dialogue_ids
 from constitutional.training.watch.figures import answer_figures, mean, standard_error
 from constitutional.training.watch.records import WatchEvent
-from constitutional.watch_settings import WatchSettings
 
 
 class ProbeAnswer(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from constitutional.records import Record
-from constitutional.watch_settings import WatchAction
+from constitutional.settings.watch import WatchAction
 
 
 class Phrase(Record):

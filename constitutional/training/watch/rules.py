@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from constitutional.settings.watch import WatchAction, WatchRule
 from constitutional.training.watch.records import WatchEvent
-from constitutional.watch_settings import WatchAction, WatchRule
 
 Action = WatchAction | Literal["none"]
 Peak = tuple[float, int]

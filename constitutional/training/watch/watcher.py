@@ -12,6 +12,7 @@ from torch import Tensor
 
 from constitutional.errors import TrainingError
 from constitutional.records import Failure
+from constitutional.settings.watch import WatchRule
 from constitutional.text_metrics import Ngram
 from constitutional.training.guards import StepWatch
 from constitutional.training.rewards import RewardSource
@@ -21,7 +22,6 @@ from constitutional.training.watch.phrases import different, holders, spread
 from constitutional.training.watch.probe import Probe, ProbeAnswer, Watch, probe_figures
 from constitutional.training.watch.records import Phrase, WatchEvent, WatchResult
 from constitutional.training.watch.rules import Rules
-from constitutional.watch_settings import WatchRule
 
 PHRASES = 5
 """How many phrases the result tells."""
