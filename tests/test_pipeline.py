@@ -83,7 +83,7 @@ def test_a_reused_step_tells_when_its_packages_were_others(finished, monkeypatch
     run_recipe(load_recipe(recipe, ()), recipe, folder, display=display)
     assert "revise: reused, " in "\n".join(said)
     now = package_versions()
-    monkeypatch.setattr("constitutional.pipeline.package_versions", lambda: now | {"constitutional": "9.9"})
+    monkeypatch.setattr("constitutional.pipeline.steps.package_versions", lambda: now | {"constitutional": "9.9"})
     run_recipe(load_recipe(recipe, ()), recipe, folder, display=display)
     assert f"revise: reused (made with constitutional {now['constitutional']}), " in "\n".join(said)
 

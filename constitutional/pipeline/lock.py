@@ -1,0 +1,60 @@
+"""What a run folder says of its recipe: the recipe as resolved, what it resolved to, and the texts it works under."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import yaml
+
+from constitutional.audit.current import CHECKS_SUFFIX
+from constitutional.checks import coded_digest
+from constitutional.errors import RunError
+from constitutional.pipeline.context import Inputs
+from constitutional.runs import RunFolder, write_atomic
+from constitutional.runs.manifest import git_commit, package_versions
+
+
+def write_lock(folder: RunFolder, inputs: Inputs) -> None:
+    """Writes run.yaml (the recipe as resolved) and lock.json (what it resolved to), and the texts judgments cite."""
+    recipe, constitution, pack = inputs.recipe, inputs.constitution, inputs.pack
+    identities = {ref: check.identity for ref, check in inputs.checks.items()}
+    write_atomic(folder.path / "run.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    lock = {
+        "constitution": {"ref": constitution.ref, "digest": constitution.digest},
+        "principles": {p.ref: coded_digest(p, identities.get(p.ref)) for p in constitution.principles},
+        **({"checks": identities} if identities else {}),
+        "templates": {"pack": pack.ref, **{name: pack.digest(name) for name in pack.templates}},
+        "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")},
+        **_more_judges(inputs),
+        "prompts": len(inputs.every_prompt),
+        "seed": recipe.seed,
+        "versions": package_versions(),
+        "python": platform.python_version(),
+        "git": git_commit(),
+    }
+    write_atomic(folder.path / "lock.json", json.dumps(lock, indent=2) + "\n")
+    kept = folder.path / "constitutions" / f"{constitution.digest}.json"  # one for every text a judgment may cite
+    kept.parent.mkdir(exist_ok=True)
+    for path in (kept, folder.path / "constitution.json"):
+        write_atomic(path, constitution.to_json() + "\n")
+    if identities:
+        _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
+    write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.every_prompt))
+
+
+def _more_judges(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """The judges besides the labels' one, by name; nothing where there are none."""
+    found = {juror.name: juror.identity(inputs.recipe.dtype) for juror in inputs.jury[1:]}
+    return {"judges": found} if found else {}
+
+
+def _keep_code(path: Path, identities: dict[str, str]) -> None:
+    """Adds what the code of a constitution's checks is now to what it was before under the same text."""
+    try:
+        known = json.loads(path.read_bytes())["checks"] if path.exists() else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read: move the run folder aside") from error
+    if identities not in known:
+        write_atomic(path, json.dumps({"checks": [*known, identities]}, indent=2) + "\n")
