@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,28 +11,9 @@ from constitutional.constitution import load_constitution
 from constitutional.principles import Principle
 from constitutional.prompts import HumanPair, load_pairs
 from constitutional.records import Dialogue
-from constitutional.resources import find
-from constitutional.templates import TemplatePack, load_pack
+from constitutional.templates import TemplatePack
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "test_first1312.jsonl.gz"
-
-QUESTION_LAST = """{% block user %}
-Conversation:
-{% for message in conversation %}
-{{ "Assistant" if message.role == "assistant" else "User" }}: {{ message.content }}
-{% endfor %}
-
-Response A: {{ a }}
-
-Response B: {{ b }}
-
-{{ comparison_request }} Reply with A or B only.
-{% endblock %}
-
-{% block assistant_opening %}
-Answer:
-{% endblock %}
-"""
 
 
 def some_principles(count: int) -> list[Principle]:
@@ -54,17 +34,6 @@ def some_principles(count: int) -> list[Principle]:
         )
         for i, principle in ((i, found[i % len(found)]) for i in range(count))
     ]
-
-
-def judge_pack(name: str) -> TemplatePack:
-    """A shipped pack, or `question-last`: `chat` with the conversation first and the principle at the end."""
-    if name != "question-last":
-        return load_pack(name)
-    with tempfile.TemporaryDirectory() as folder:
-        for path in find("prompts", "chat").iterdir():
-            (Path(folder) / path.name).write_bytes(path.read_bytes())
-        (Path(folder) / "judge.j2").write_text(QUESTION_LAST, encoding="utf-8")
-        return load_pack(folder)
 
 
 def real_pairs(count: int) -> list[HumanPair]:

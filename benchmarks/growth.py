@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from engine_cases import DATA, judge_pack, real_pairs, some_principles, timed
+from engine_cases import DATA, real_pairs, some_principles, timed
 
 from constitutional.backends import open_backend
 from constitutional.backends.prefix_tree import pack_sequences
@@ -23,6 +23,7 @@ from constitutional.backends.tokens import encode_continuation, encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.feedback.judge import judge, questions
 from constitutional.records import Comparison
+from constitutional.templates import load_pack
 
 CHUNK = 8
 
@@ -61,7 +62,7 @@ def main() -> None:
 
 def measured(backend: Any, count: int, principles: int) -> tuple[int, int, float, float, float]:
     """New tokens, tokens computed, seconds, processor seconds, and peak memory in GB."""
-    pack, asked = judge_pack("question-last"), some_principles(principles)
+    pack, asked = load_pack("chat-question-last"), some_principles(principles)
     comparisons = [
         Comparison(prompt_id=f"{i:016x}", messages=pair.messages, a=pair.chosen, b=pair.rejected, origin="human")
         for i, pair in enumerate(real_pairs(count))

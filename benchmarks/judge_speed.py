@@ -21,7 +21,6 @@ from typing import Any
 from engine_cases import (
     DATA,
     batches,
-    judge_pack,
     left_padded,
     matrices,
     matrix_rate,
@@ -35,8 +34,9 @@ from constitutional.backends import open_backend
 from constitutional.backends.prefix_tree import pack_sequences
 from constitutional.backends.tokens import encode_continuation, encode_dialogue
 from constitutional.errors import BackendError
+from constitutional.templates import load_pack
 
-LAYOUTS = ("question-last", "transcript", "chat")
+LAYOUTS = ("chat-question-last", "transcript", "chat")
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace) -> None:
     import torch
 
-    pack = judge_pack(layout)
+    pack = load_pack(layout)
     asked = questions(real_pairs(arguments.pairs), some_principles(arguments.principles), pack)
     prompts = [encode_dialogue(backend.tokenizer, dialogue) for dialogue in asked]
     options = [encode_continuation(backend.tokenizer, option) for option in pack.options]

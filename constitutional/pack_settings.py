@@ -27,12 +27,14 @@ class PackSettings(Record):
 
     `options` are the two continuations a judge chooses between, first and second answer; `yes_no` those it chooses
     between when asked whether a principle applies. `conclusion` stands between a drawn reasoning and the options;
-    `grades` are the continuations an answer is graded with, the lowest first.
+    `grades` are the continuations an answer is graded with, the lowest first. `extends` names the pack whose templates
+    stand in for those that are missing.
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     title: str
+    extends: str | None = None
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     options: tuple[str, str]
     yes_no: tuple[str, str] = (" Yes", " No")

@@ -12,6 +12,8 @@ a closing tag are layout, all else is kept as it stands. Each block is rendered 
 value can begin a message; in a `text`, where turns are only text, the pack's stop sequences inside values lose the
 blank line that makes them turn markers.
 
+A pack that `extends` another one has its templates where it has none of its own; settings are its own alone.
+
 Few-shots (constitutional/few_shots.py) stand before the question, after its system messages: each is the same file
 filled with the shot's texts, with its answer behind. A pack's own are in `pack.yaml`, for authors who give none.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from constitutional.errors import TemplateError, nearest
+from constitutional.errors import ConfigError, TemplateError, nearest
 from constitutional.few_shots import KIND_OF, FewShots, before_text, before_turns, worked
 from constitutional.pack_settings import ANSWERS, PackSettings
 from constitutional.records import Dialogue, Message, Record, Role, assistant, short_digest
@@ -185,13 +187,27 @@ def load_pack(name_or_path: str) -> TemplatePack:
         ConfigError: no such pack, with the nearest name.
         TemplateError: `file:line: message` for whatever is missing, malformed, unsafe or unknown in it.
     """
+    return _load_pack(name_or_path, ())
+
+
+def _load_pack(name_or_path: str, above: tuple[Path, ...]) -> TemplatePack:
     folder = find("prompts", name_or_path)
+    path = folder / PACK_FILE
     settings = load_model(_own_file(folder, PACK_FILE), PackSettings, TemplateError)
+    if folder.resolve() in above:
+        raise TemplateError(f"{above[0] / PACK_FILE}: extends: goes round in a circle")
+    inherited: Mapping[str, Template] = {}
+    if settings.extends is not None:
+        try:
+            inherited = _load_pack(settings.extends, (*above, folder.resolve())).templates
+        except ConfigError as error:
+            raise TemplateError(f"{path}: extends: {error}") from error
     names = {path.stem for path in folder.glob("*.j2")}
     for name in sorted(names - set(TEMPLATES)):
         raise TemplateError(f"{folder / name}.j2: unknown template '{name}'{nearest(name, TEMPLATES)}")
-    present = [name for name in TEMPLATES if name in REQUIRED or name in names]
-    templates = {name: _load(folder, f"{name}.j2") for name in present}
+    wanted = {name for name in REQUIRED if name not in inherited} | names
+    own = {name: _load(folder, f"{name}.j2") for name in TEMPLATES if name in wanted}
+    templates = {name: own.get(name) or inherited[name] for name in TEMPLATES if name in own or name in inherited}
     return TemplatePack(settings=settings, templates=templates, few_shots=settings.few_shots)
 
 

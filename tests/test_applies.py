@@ -69,7 +69,7 @@ def test_the_whole_conversation_and_the_case_are_shown_and_no_answer(tmp_path):
     assert all(text in batch[3][0].content for text in ("Hi", "Hello", "My arm hurts."))
 
 
-@pytest.mark.parametrize("name", ["chat", "transcript"])
+@pytest.mark.parametrize("name", ["chat", "chat-question-last", "transcript"])
 def test_a_question_that_does_not_fit_is_an_error_and_not_asked(tmp_path, name):
     found = ask(
         scripted(tmp_path, "context: 30\nlikelihood: [{logprobs: {'Yes': -1.0, 'No': -1.0}}]"), pack=load_pack(name)

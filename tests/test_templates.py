@@ -1,4 +1,5 @@
 import shutil
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def refusal(folder: Path, source: str) -> str:
     return str(caught.value).replace(str(folder / "judge.j2"), "judge.j2")
 
 
-@pytest.mark.parametrize("name", ["chat", "transcript"])
+@pytest.mark.parametrize("name", ["chat", "chat-question-last", "transcript"])
 def test_shipped_packs_render_every_template(name: str) -> None:
     pack = load_pack(name)
     assert pack.ref.startswith(f"{name}@")
@@ -222,3 +223,49 @@ def test_what_is_wrong_with_a_pack_is_said(pack_folder: Path) -> None:
 def test_conversation_records_stay_messages() -> None:
     rendered = load_pack("chat").render("respond", conversation=(Message(role="system", content="s"), user("u")))
     assert [message.role for message in rendered.dialogue] == ["system", "user"]
+
+
+def extending(folder: Path, parent: str, name: str = "child") -> Path:
+    child = folder / name
+    child.mkdir()
+    (child / "pack.yaml").write_text(
+        f"id: {name}\nversion: 1.0.0\ntitle: Mine\nextends: {parent}\noptions: [' 1', ' 2']\n"
+    )
+    return child
+
+
+def test_a_pack_has_the_templates_of_the_pack_it_extends_and_settings_of_its_own(
+    pack_folder: Path, tmp_path: Path
+) -> None:
+    child = extending(tmp_path, str(pack_folder))
+    (child / "judge.j2").write_text("{% block user %}{{ a }} or {{ b }}: {{ comparison_request }}{% endblock %}")
+    parent, found = load_pack(str(pack_folder)), load_pack(str(child))
+    assert list(found.templates) == list(parent.templates) and found.options == (" 1", " 2")
+    assert found.render("judge", **VALUES).dialogue[-1].content.endswith(str(VALUES["comparison_request"]))
+    assert found.render("critique", **VALUES) == parent.render("critique", **VALUES)
+    assert found.digest("critique") != parent.digest("critique")  # another pack asks, under its own name and version
+    before = found.digest("critique")
+    critique = pack_folder / "critique.j2"
+    critique.write_text(critique.read_text().replace("The problem", "One problem"))
+    assert load_pack(str(child)).digest("critique") != before
+
+
+def test_what_cannot_be_extended_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match=r"child/pack.yaml: extends: .*'chatt'.*chat"):
+        load_pack(str(extending(tmp_path, "chatt")))
+    one = extending(tmp_path, str(tmp_path / "two"), "one")
+    extending(tmp_path, str(one), "two")
+    with pytest.raises(TemplateError, match="extends: goes round in a circle") as caught:
+        load_pack(str(one))
+    assert "\n" not in str(caught.value)
+
+
+def test_with_the_question_last_all_principles_share_conversation_and_answers() -> None:
+    pack, values = load_pack("chat-question-last"), {name: VALUES[name] for name in ("conversation", "a", "b")}
+    one, other = (
+        pack.render("judge", comparison_request=request, **values).dialogue[0].content
+        for request in ("Is it?", "Has it?")
+    )
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    assert str(VALUES["a"]) in shared and str(VALUES["b"]) in shared
+    assert all(turn.content in shared for turn in CONVERSATION)
