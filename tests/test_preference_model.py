@@ -219,13 +219,13 @@ def test_labels_that_prefer_nothing_are_refused(tiny, tmp_path):
 
 
 def test_a_saved_model_that_scores_otherwise_is_an_error(tiny, tmp_path, monkeypatch):
-    def save_other(model, tokenizer, folder):
+    def save_other(trainer, tokenizer, folder):
         with torch.no_grad():
-            model.score.weight[0, 0] += 0.5
-        real(model, tokenizer, folder)
+            trainer.model.score.weight[0, 0] += 0.5
+        real(trainer, tokenizer, folder)
 
-    real = module.save_merged
-    monkeypatch.setattr(module, "save_merged", save_other)
+    real = module.save
+    monkeypatch.setattr(module, "save", save_other)
     with pytest.raises(TrainingError, match="scores differently"):
         train_preference_model(
             planted(4), [], model=tiny, output=tmp_path / "pm", seed=0, trl={**FAST, "num_train_epochs": 1}
