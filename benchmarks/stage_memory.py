@@ -37,6 +37,7 @@ SMALL = (
     "prompts.helpful={path: ../prompts/helpful.jsonl, limit: 16, heldout_limit: 4}",
     "prompts.benign=null",
     "revise.candidates=1",
+    "sft.drop_flagged=false",  # so that there is always something to train on
     "sft.helpful_ratio=1",
     "gate.examples_per_principle=1",
     "judging.limit=8",
