@@ -41,10 +41,13 @@ SMALL = (
     "sft.helpful_ratio=1",
     "gate.examples_per_principle=1",
     "judging.limit=8",
-    "pm.trl={num_train_epochs: 1}",
     "evaluation.judge_limit=4",
 )
-STEP = "rl={algorithm: %s, steps: 1, max_tokens: 48}"
+# two updates each: Adam's state is there from the first one on, and the peak is in the second
+RL = {
+    "ppo": "rl={algorithm: ppo, steps: 2, max_tokens: 48, ppo: {epochs: 1}}",
+    "rloo": "rl={algorithm: rloo, steps: 2, max_tokens: 48}",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Peaks:
 def measured(run: Path, algorithm: str, sets: list[str], until: str | None = None) -> dict[str, Stage]:
     """The stages that were done, none that was only looked up."""
     peaks = Peaks()
-    recipe = load_recipe(RECIPE, [*SMALL, STEP % algorithm, *sets])
+    recipe = load_recipe(RECIPE, [*SMALL, RL[algorithm], *sets])
     outcome = run_recipe(recipe, RECIPE, run, until=until, display=peaks)
     peaks.close()
     return {
