@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -93,6 +94,22 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     wall, busy = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - busy
+
+
+FORGETS_PEAK = Path("/proc/self/clear_refs")
+"""Linux's own file for it; other systems have none."""
+
+
+def forget_peak() -> None:
+    """Forgets the process's peak of resident memory so far."""
+    FORGETS_PEAK.write_text("5")
+
+
+def memory_gb(field: str = "VmHWM") -> float:
+    """The process's resident memory in GB (10^9 bytes): the peak since `forget_peak`, or with `VmRSS` that of now."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e9
 
 
 def matrix_rate(net: Any, dtype: str, tokens: int = 1024, repeats: int = 9) -> tuple[float, float]:

@@ -11,11 +11,9 @@ the model's weights included.
 from __future__ import annotations
 
 import argparse
-import re
-from pathlib import Path
 from typing import Any
 
-from engine_cases import DATA, real_pairs, some_principles, timed
+from engine_cases import DATA, forget_peak, memory_gb, real_pairs, some_principles, timed
 
 from constitutional.backends import open_backend
 from constitutional.backends.prefix_tree import pack_sequences
@@ -86,15 +84,13 @@ def measured(backend: Any, count: int, principles: int) -> tuple[int, int, float
         rows = questions(chunk, [asked] * len(chunk), pack=pack, judge_model=backend.model)
         prompts = [encode_dialogue(backend.tokenizer, row.dialogue) for row in rows]
         needed += sum(len(one.tokens) for one in pack_sequences(prompts, [options] * len(prompts), 2**60))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    forget_peak()
     backend._net.forward = counting
     try:
         wall, busy = timed(work)
     finally:
         del backend._net.forward
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak is not None
-    return needed, sum(computed), wall, busy, int(peak[1]) / 1e6
+    return needed, sum(computed), wall, busy, memory_gb()
 
 
 if __name__ == "__main__":

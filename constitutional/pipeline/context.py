@@ -248,6 +248,11 @@ class Lazy:
         """The open backend."""
         return self._ctx.open_spec(self._spec)
 
+    @property
+    def opened(self) -> bool:
+        """Whether it is open."""
+        return "backend" in self.__dict__
+
 
 MODEL_NAMES = {"sft": "sl-cai", "pm": "pm", "rl": "rl-cai"}
 """The folder each training step saves its model under."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from constitutional.backends.memory import release_memory
 from constitutional.evaluation.answers import EvaluatedAnswer, System, answer
 from constitutional.evaluation.checked import check_rows, failures, score_answers
 from constitutional.evaluation.evaluate import (
@@ -64,13 +65,17 @@ def answer_stage(
         inputs,
     )
     size = ctx.recipe.chunk_size
-    # work is cut by system first, so that a chunk never needs two trained models at once
+    # work is cut by system first, so that there is never more than one trained model in memory
     starts = range(0, len(prompts), size)
     tasks = [(system, i, prompts[start : start + size]) for system in systems for i, start in enumerate(starts)]
     backends = {system: Lazy(ctx, spec) for system, spec in systems.items()}
 
     def work(chunk: Sequence[tuple[System, int, list[Prompt]]], index: int) -> Iterator[EvaluatedAnswer | Failure]:
         for system, part, batch in chunk:
+            for other in backends:
+                if other not in ("base", system) and backends[other].opened:
+                    backends[other] = Lazy(ctx, systems[other])
+                    release_memory()
             yield from answer(
                 batch,
                 system=system,
