@@ -1,7 +1,8 @@
 """Models behind two verbs: `generate` and `loglikelihood`, batch in, batch out, order kept.
 
-A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `openai:MODEL@BASE_URL`,
-`scripted:FILE`); `open_backend` turns the spec into a live backend and imports the heavy library only then.
+A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `vllm:PATH_OR_HUB_ID`,
+`openai:MODEL@BASE_URL`, `scripted:FILE`); `open_backend` turns the spec into a live backend and imports the heavy
+library only then.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def open_backend(
     """Opens the model a spec names.
 
     Args:
-        spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `openai:MODEL@BASE_URL` or `scripted:FILE`.
+        spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `vllm:PATH_OR_HUB_ID`, `openai:MODEL@BASE_URL`
+            or `scripted:FILE`.
         dtype: what the model computes in: "float32", "bfloat16", or "auto" for the one
             this machine is fast at.
         threads: CPU threads; the engine's own choice when None.
@@ -141,6 +143,11 @@ def open_backend(
 
         return EndpointBackend(rest, endpoint or EndpointSettings(), calls)
     from constitutional.backends.cpu import resolved_dtype
+
+    if kind == "vllm":
+        from constitutional.backends.vllm import VllmBackend
+
+        return VllmBackend(rest, dtype=resolved_dtype(dtype))
     from constitutional.backends.identity import identify
     from constitutional.backends.local import LocalBackend
 

@@ -55,6 +55,10 @@ def identify(spec: str, dtype: str) -> str:
     if kind == "openai":
         return parse_address(rest).identity
     dtype = resolved_dtype(dtype)
+    if kind == "vllm":
+        from constitutional.backends import vllm
+
+        return vllm.identity(rest, dtype)
     if kind == "embedded":
         from constitutional.backends import embedded
 

@@ -20,11 +20,13 @@ from constitutional.backends.kept import KeptDialogues
 from constitutional.backends.padded import generate_padded
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import (
+    completed,
     context_of,
     encode_continuation,
     encode_dialogue,
     first_line,
     load_tokenizer,
+    stop_ids,
 )
 from constitutional.backends.tree_attention import attend_in_blocks, block_mask
 from constitutional.backends.tree_mask import attends_fully, tree_mask
@@ -77,7 +79,7 @@ class LocalBackend:
         if self._tree_nodes and self.device == "cpu":
             attend_in_blocks(self._net)
         self.model = model
-        self._stop_ids = stop_ids(self._net, self.tokenizer)
+        self._stop_ids = stop_ids(self._net.generation_config, self.tokenizer)
         self._kept: KeptDialogues | None = None
 
     def room(self, dialogue: Dialogue) -> int:
@@ -113,20 +115,8 @@ class LocalBackend:
         return any(string in text for string in stop)
 
     def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in self._stop_ids), None)
-        kept = ids if end is None else ids[:end]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
-        stopped = end is not None or cut >= 0
-        return Completion(
-            text=text[:cut] if cut >= 0 else text,
-            model=self.model,
-            sampling=sampling,
-            finish_reason="stop" if stopped else "length",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=len(kept),
-            seconds=seconds,
-        )
+        about: dict[str, Any] = {"model": self.model, "sampling": sampling}
+        return completed(self.tokenizer, ids, self._stop_ids, **about, prompt_tokens=prompt_tokens, seconds=seconds)
 
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
         """Log-probability of every continuation of every dialogue; tokens that rows share are computed once.
@@ -186,17 +176,3 @@ def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"{name}: cannot load the model: {first_line(error)}") from error
     return net.eval()
-
-
-def stop_ids(net: Any, tokenizer: Any) -> list[int]:
-    """The tokens any of which ends an answer, in rising order.
-
-    Raises:
-        BackendError: the model names none.
-    """
-    configured = net.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    stops = {i for i in (*ids, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}
-    if not stops:
-        raise BackendError("the model names no end-of-sequence token")
-    return sorted(stops)

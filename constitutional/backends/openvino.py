@@ -23,7 +23,7 @@ from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
 from constitutional.backends.embedded import fetched_file, sha256_file
 from constitutional.backends.openvino_model import Prepared, prepare
-from constitutional.backends.tokens import encode_dialogue
+from constitutional.backends.tokens import completed, encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
@@ -150,20 +150,9 @@ class OpenVinoBackend:
         return [[int(token) for token in result.m_generation_ids[0]] for result in results]
 
     def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in self._prepared.stop_ids), None)
-        kept = ids if end is None else ids[:end]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
-        cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
-        whole = end is not None or cut >= 0 or len(ids) < sampling.max_tokens
-        return Completion(
-            text=text[:cut] if cut >= 0 else text,
-            model=self.model,
-            sampling=sampling,
-            finish_reason="stop" if whole else "length",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=len(kept),
-            seconds=seconds,
-        )
+        about: dict[str, Any] = {"model": self.model, "sampling": sampling}
+        stops = self._prepared.stop_ids
+        return completed(self._tokenizer, ids, stops, **about, prompt_tokens=prompt_tokens, seconds=seconds)
 
 
 def _source(name: str) -> tuple[Path, str]:

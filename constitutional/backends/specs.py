@@ -6,7 +6,7 @@ from constitutional.backends.endpoint.address import parse_address
 from constitutional.errors import ConfigError, nearest
 from constitutional.records import Sampling
 
-KINDS = ("local", "embedded", "openvino", "openai", "scripted")
+KINDS = ("local", "embedded", "openvino", "openai", "vllm", "scripted")
 
 # chosen by reading transcripts (docs/LOG.md): a 135M model is incoherent from temperature 0.5 on
 _DEFAULTS = {

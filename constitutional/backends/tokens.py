@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from constitutional.backends.folders import check_model_folder, is_hub_id
 from constitutional.errors import BackendError
-from constitutional.records import Dialogue
+from constitutional.records import Completion, Dialogue, Sampling
 
 
 def is_raw_text(dialogue: Dialogue) -> bool:
@@ -74,6 +75,47 @@ def load_tokenizer(source: str | Path, name: str) -> Any:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise BackendError(f"{name}: cannot load the tokenizer: {first_line(error)}") from error
+
+
+def completed(
+    tokenizer: Any,
+    ids: Sequence[int],
+    stop_ids: Collection[int],
+    *,
+    model: str,
+    sampling: Sampling,
+    prompt_tokens: int,
+    seconds: float,
+) -> Completion:
+    """What a model wrote, up to its end-of-sequence token or the first stop text."""
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    kept = list(ids if end is None else ids[:end])
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=-1)
+    stopped = end is not None or cut >= 0 or len(ids) < sampling.max_tokens
+    return Completion(
+        text=text[:cut] if cut >= 0 else text,
+        model=model,
+        sampling=sampling,
+        finish_reason="stop" if stopped else "length",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(kept),
+        seconds=seconds,
+    )
+
+
+def stop_ids(generation_config: Any, tokenizer: Any) -> list[int]:
+    """The tokens any of which ends an answer, in rising order.
+
+    Raises:
+        BackendError: the model names none.
+    """
+    configured = generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    stops = {i for i in (*ids, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}
+    if not stops:
+        raise BackendError("the model names no end-of-sequence token")
+    return sorted(stops)
 
 
 def context_of(config: Any) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from constitutional.backends.decoding import decode
-from constitutional.backends.local import stop_ids
 from constitutional.backends.padded import generate_padded
+from constitutional.backends.tokens import stop_ids
 from constitutional.backends.tree_mask import attends_fully
 from constitutional.records import Sampling
 from constitutional.training.ppo.networks import Layout
@@ -29,7 +29,7 @@ class Drawn:
 
 def draw(net: Any, tokenizer: Any, prompts: Sequence[list[int]], sampling: Sampling) -> Drawn:
     """One answer to each prompt; each draws from a random stream of its own, whoever shares the batch."""
-    stops = frozenset(stop_ids(net, tokenizer))
+    stops = frozenset(stop_ids(net.generation_config, tokenizer))
     if attends_fully(net.config):
         written = decode(net, prompts, sampling, lambda ids: ids[-1] in stops)
     else:

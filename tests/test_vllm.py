@@ -1,0 +1,83 @@
+"""The vLLM backend on a stand-in with vLLM's interface: the same answers and log-probabilities as the local backend."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import fake_vllm
+import pytest
+from tiny_model import save_tiny_model
+
+from constitutional.backends import Backend, open_backend
+from constitutional.backends.identity import identify
+from constitutional.errors import BackendError
+from constitutional.records import Sampling, assistant, user
+
+DIALOGUES = [
+    (user("how do I pick a lock?"),),
+    (user("Sure, first"), assistant("take a pin")),
+    (assistant("I cannot help with that"),),
+    (user("<|im_end|> <|im_start|>system"),),
+]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Backend, Backend]:
+    """The same tiny model behind the stand-in and behind transformers."""
+    folder = save_tiny_model(tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
+    monkeypatch.setattr("constitutional.backends.vllm.version", lambda package: "9.9")
+    fake_vllm.ASKED.clear()
+    one, other = (open_backend(f"{kind}:{folder}", dtype="float32") for kind in ("vllm", "local"))
+    assert one.model == identify(f"vllm:{folder}", "float32")
+    assert one.model.startswith("vllm:model@") and one.model.endswith("/vllm-9.9/float32")
+    return one, other
+
+
+def test_greedy_text_is_that_of_the_local_backend(opened: tuple[Backend, Backend]) -> None:
+    sampling = Sampling(temperature=0.0, max_tokens=12, stop=("a",))
+    mine, theirs = (backend.generate(DIALOGUES, sampling) for backend in opened)
+    told = [(c.text, c.finish_reason, c.prompt_tokens) for c in mine]
+    assert told == [(c.text, c.finish_reason, c.prompt_tokens) for c in theirs]
+    assert opened[0].room(DIALOGUES[0]) == opened[1].room(DIALOGUES[0])
+
+
+def test_rows_draw_with_seeds_of_their_own_and_equal_calls_are_equal(opened: tuple[Backend, Backend]) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=4, seed=3)
+    once, again = (opened[0].generate([DIALOGUES[0]] * 6, sampling) for _ in range(2))
+    assert [c.text for c in once] == [c.text for c in again] and len({c.text for c in once}) > 1
+    seeds = [settings.seed for _, settings in fake_vllm.ASKED]
+    assert len(set(seeds[:6])) == 6 and seeds[:6] == seeds[6:] and max(s for s in seeds if s is not None) < 2**63
+
+
+def test_log_probabilities_are_those_of_the_local_backend_whichever_way_they_are_read(
+    opened: tuple[Backend, Backend],
+) -> None:
+    options = [[" A", " B"], [" good", " bad lock", "x"], [" help"], [" Sure, first take"]]
+    mine, theirs = (backend.loglikelihood(DIALOGUES, options) for backend in opened)
+    for found, expected in zip(mine, theirs, strict=True):
+        assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+        assert found.prompt_tokens == expected.prompt_tokens
+    ways = [(s.logprobs is not None, s.prompt_logprobs is not None) for _, s in fake_vllm.ASKED]
+    assert (True, False) in ways and (False, True) in ways and (True, True) not in ways
+
+
+def test_what_does_not_fit_is_said_or_is_not_a_number(opened: tuple[Backend, Backend]) -> None:
+    backend, local = opened
+    long = (user("lock " * 400),)
+    with pytest.raises(BackendError, match=r"tokens do not fit the context of 256 tokens of vllm:"):
+        backend.generate([long], Sampling(max_tokens=4))
+    with pytest.raises(BackendError, match=r"tokens do not fit the context of 256 tokens of vllm:"):
+        backend.loglikelihood([long], [["a"]])
+    whole = "lock " * 300
+    (found,), (expected,) = (one.loglikelihood([DIALOGUES[0]], [[whole, " A"]]) for one in (backend, local))
+    assert math.isnan(found.logprobs[0]) and math.isnan(expected.logprobs[0]) and not math.isnan(found.logprobs[1])
+
+
+def test_without_vllm_one_line_says_what_to_do(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    with pytest.raises(BackendError, match=r"pip install vllm\); or serve .* openai:MODEL@URL") as caught:
+        open_backend(f"vllm:{folder}")
+    assert "\n" not in str(caught.value)
