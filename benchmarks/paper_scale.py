@@ -191,8 +191,9 @@ def table(gpu: Gpu, size: dict[str, float], judged: dict[str, tuple[float, float
             line = f"{load.read / 1e6:>10,.0f}{load.written / 1e6:>12,.0f}{reading + writing_:>11.1f}"
             print(f"{load.name + ' (' + load.model.name + ')':<34}{line}{(reading + writing_) / 8:>11.1f}  {by}")
         print(f"{'sum':<56}{total:>11.1f}{total / 8:>11.1f}  US$ {total * usd:,.0f}")
-        alone = judged["chat"][0] * PROMPTS * PRINCIPLES * 2 / feedback.read(gpu) / 3600
-        print(f"judging without any sharing, chat pack: {alone:.1f} GPU hours")
+        for name, (alone, by_order, _) in judged.items():
+            hours = [each * PROMPTS * PRINCIPLES * 2 / feedback.read(gpu) / 3600 for each in (alone, by_order)]
+            print(f"judging with the pack {name}: {hours[0]:.1f} GPU hours alone, {hours[1]:.1f} shared")
 
 
 def main() -> None:
@@ -205,12 +206,12 @@ def main() -> None:
         return
     count, gpu = Counter(), Gpu()
     print(f"tokens of a judgment, {arguments.pairs} pairs x {PRINCIPLES} principles x 2 orders")
-    print(f"{'pack':<12}{'alone':>8}{'shared in an order':>20}{'shared in a pair':>18}")
+    print(f"{'pack':<20}{'alone':>8}{'shared in an order':>20}{'shared in a pair':>18}")
     judged = {}
-    for name in ("chat", "transcript"):
+    for name in ("chat", "chat-question-last", "transcript"):
         judged[name] = judging(count, load_pack(name), arguments.pairs)
         alone, by_order, by_pair = judged[name]
-        print(f"{name:<12}{alone:>8.0f}{by_order:>20.1f}{by_pair:>18.1f}")
+        print(f"{name:<20}{alone:>8.0f}{by_order:>20.1f}{by_pair:>18.1f}")
     size = writing(count, load_pack("transcript"))
     print("\nmean tokens: " + ", ".join(f"{name} {value:.0f}" for name, value in size.items()))
     print(
