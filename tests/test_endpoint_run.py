@@ -27,8 +27,8 @@ from constitutional.config import load_recipe
 from constitutional.errors import BudgetError, PendingError, RunError
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import chosen_steps, run_recipe
-from constitutional.pipeline.context import load_inputs
 from constitutional.pipeline.estimate import estimate
+from constitutional.pipeline.inputs import load_inputs
 from constitutional.records import Revision
 from constitutional.runs import load_result
 

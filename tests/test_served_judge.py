@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from constitutional.config import load_recipe
-from constitutional.pipeline.context import load_inputs
+from constitutional.pipeline.inputs import load_inputs
 
 FOLDER = Path(__file__).parents[1] / "examples" / "05_served_judge"
 

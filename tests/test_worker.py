@@ -12,7 +12,7 @@ from scale_recipe import write_scale_recipe
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, RunError
 from constitutional.pipeline import run_recipe, worker
-from constitutional.pipeline.context import load_inputs
+from constitutional.pipeline.inputs import load_inputs
 from constitutional.pipeline.ray_engine import RayWorkers, shared_limits
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.records import Judgment

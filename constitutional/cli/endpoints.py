@@ -13,9 +13,9 @@ def estimate_command(
     """Prints the estimate of a recipe."""
     from constitutional.cli.running import recipe_with
     from constitutional.pipeline import chosen_steps
-    from constitutional.pipeline.context import load_inputs
     from constitutional.pipeline.estimate import estimate
     from constitutional.pipeline.estimate_table import render_estimate
+    from constitutional.pipeline.inputs import load_inputs
 
     recipe = recipe_with(recipe_file, sets, limit, prompts)
     inputs = load_inputs(recipe, recipe_file)

@@ -107,7 +107,7 @@ def validate_command(path: Path) -> None:
         typer.echo(f"{path}: constitution {constitution.ref}, {principles} principles, {examples} examples: ok")
         return
     from constitutional.pipeline import check_recipe
-    from constitutional.pipeline.context import load_inputs
+    from constitutional.pipeline.inputs import load_inputs
 
     inputs = load_inputs(load_recipe(path), path)
     check_recipe(inputs)

@@ -17,7 +17,8 @@ from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, PendingError, nearest
 from constitutional.ledger import open_ledger, open_ledger_read_only
 from constitutional.pipeline.arms import compare_arms
-from constitutional.pipeline.context import MODEL_NAMES, Context, Inputs, load_inputs
+from constitutional.pipeline.context import MODEL_NAMES, Context
+from constitutional.pipeline.inputs import Inputs, load_inputs
 from constitutional.pipeline.lock import write_lock
 from constitutional.pipeline.preflight import (
     check_constitution,

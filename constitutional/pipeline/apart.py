@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from constitutional.errors import DataError
 from constitutional.evaluation.evaluate import KINDS
 from constitutional.evaluation.promotion import least_prompts
-from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.preference_rows import human_comparisons
 from constitutional.records import Dialogue, Prompt, digest, short_digest
 from constitutional.settings.loop import PromotionSettings

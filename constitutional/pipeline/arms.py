@@ -31,9 +31,10 @@ from constitutional.feedback.judge import choose_principles
 from constitutional.ledger import open_ledger
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
 from constitutional.pipeline.asking import judged, run_judge
-from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.evaluation_steps import Pairs, answer_stage
 from constitutional.pipeline.forgetting import forgetting
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.judging_steps import gate_step, load_gate
 from constitutional.pipeline.jury import MODEL
 from constitutional.pipeline.preference_rows import human_comparisons, preference_rows

@@ -16,7 +16,7 @@ from constitutional.config import resolve_path
 from constitutional.evaluation.evaluate import KINDS, PAIRS
 from constitutional.feedback.gate import labelled_examples, labelled_pairs
 from constitutional.feedback.judging.ways import TEMPLATE_OF, Way
-from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.inputs import Inputs
 from constitutional.principles import Principle
 from constitutional.prompts import load_pairs
 from constitutional.records import Dialogue, Prompt, Record

@@ -22,7 +22,8 @@ from constitutional.evaluation.perplexity import (
 )
 from constitutional.feedback.respond import respond
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
-from constitutional.pipeline.context import Context, Inputs, Lazy
+from constitutional.pipeline.context import Context, Lazy
+from constitutional.pipeline.inputs import Inputs
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Failure, Prompt, seed_for, short_digest
 from constitutional.runs import StageResult

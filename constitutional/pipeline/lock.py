@@ -11,7 +11,7 @@ import yaml
 from constitutional.audit.current import CHECKS_SUFFIX
 from constitutional.checks import coded_digest
 from constitutional.errors import RunError
-from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.inputs import Inputs
 from constitutional.runs import RunFolder, write_atomic
 from constitutional.runs.manifest import git_commit, package_versions
 

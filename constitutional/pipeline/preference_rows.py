@@ -11,7 +11,8 @@ from typing import Literal
 from constitutional.config import resolve_path
 from constitutional.errors import TrainingError
 from constitutional.feedback.label import opinions
-from constitutional.pipeline.context import Done, Inputs
+from constitutional.pipeline.context import Done
+from constitutional.pipeline.inputs import Inputs
 from constitutional.prompts import load_pairs
 from constitutional.records import Comparison, Failure, Judgment, Preference, short_digest
 from constitutional.settings import RowSettings

@@ -14,7 +14,7 @@ from constitutional.errors import ConfigError, DataError, LedgerError, RunError,
 from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
-from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.inputs import Inputs
 from constitutional.principles import Constitution, Phase
 from constitutional.prompts import load_pairs
 from constitutional.records import user

@@ -22,7 +22,7 @@ import psutil
 from constitutional.display import Display
 from constitutional.errors import BackendError, ConfigError, ConstitutionalError, RunError
 from constitutional.parallel import Crew, WorkerLostError
-from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.preflight import TRAINING
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.runs import RunFolder, StageResult

@@ -9,7 +9,8 @@ from constitutional.backends import Backend
 from constitutional.errors import ConfigError, GateError, nearest
 from constitutional.feedback.applies import Applicability, applies
 from constitutional.feedback.judging.direct import grade_answers
-from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs, Lazy
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Lazy
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.judging_steps import load_gate
 from constitutional.pipeline.preference_rows import conditions
 from constitutional.principles import Principle

@@ -26,7 +26,8 @@ from constitutional.evaluation.evaluate import KINDS, Evaluation
 from constitutional.evaluation.promotion import decide, least_prompts
 from constitutional.feedback.judging.ways import DRAWING
 from constitutional.pipeline.apart import heldout_parts
-from constitutional.pipeline.context import MODEL_NAMES, Done, Inputs
+from constitutional.pipeline.context import MODEL_NAMES, Done
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.judging_steps import load_gate
 from constitutional.pipeline.shared import link, share
 from constitutional.records import Prompt, seed_for, short_digest

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from constitutional.display import Display
 from constitutional.errors import ConfigError, RunError, ShardDone
-from constitutional.pipeline.context import Inputs
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.preflight import TRAINING
 from constitutional.records import Record
 from constitutional.runs import RunFolder, StageResult, write_atomic

@@ -13,10 +13,11 @@ from constitutional.backends.memory import release_memory
 from constitutional.errors import ConfigError
 from constitutional.feedback.gate import require
 from constitutional.interop.pairs import UNUSABLE
-from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Inputs
+from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.evaluation_steps import answers_step, evaluate_step
 from constitutional.pipeline.feedback_steps import helpful_step, revise_step, sample_step
 from constitutional.pipeline.forgetting import check_perplexity
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.judging_steps import gate_step, judge_step, label_step, load_gate
 from constitutional.pipeline.lost import UNANSWERED, check_lost
 from constitutional.pipeline.preflight import (

@@ -9,7 +9,8 @@ from constitutional.backends.identity import identify
 from constitutional.config import resolve_path
 from constitutional.errors import ConfigError
 from constitutional.evaluation.refusal import classify
-from constitutional.pipeline.context import Context, Done, Inputs
+from constitutional.pipeline.context import Context, Done
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.rewarding import judge_key, judge_sources, kept_out, reward_principles
 from constitutional.records import Prompt
 from constitutional.settings import RewardSettings

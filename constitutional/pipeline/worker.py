@@ -17,7 +17,8 @@ from constitutional.display import Silent
 from constitutional.errors import ConfigError, RunError
 from constitutional.ledger import scratch_ledger
 from constitutional.pipeline import STEPS
-from constitutional.pipeline.context import Context, load_inputs
+from constitutional.pipeline.context import Context
+from constitutional.pipeline.inputs import load_inputs
 from constitutional.records import Judgment, Prompt
 from constitutional.runs import StageResult, load_result, read_run
 from constitutional.runs.engine import Chunks, Made, StageName
