@@ -86,6 +86,11 @@ def probe(model: Path, train: Sequence[PreferenceRow], test: Sequence[Preference
     return agreement(fit.decision_function(scaled[len(train) :]).tolist(), [1.0] * len(test))
 
 
+def progress(log: dict[str, Any]) -> None:
+    if log["step"] % 10 == 0 and "loss" in log:
+        print({name: log[name] for name in ("step", "steps", "loss")}, flush=True)
+
+
 def shown(name: str, found: Agreement) -> str:
     low, high = found.interval.low, found.interval.high
     return f"{name:28} {found.n:4}  {found.accuracy:.3f} [{low:.3f}, {high:.3f}]   {found.calibration_error:.3f}"
@@ -127,9 +132,9 @@ def main() -> None:
             output=arguments.keep or Path(folder) / "pm",
             seed=arguments.seed,
             committee=Committee(arguments.members) if arguments.members > 1 else None,
-            trl={"max_length": arguments.max_length, "logging_steps": 10, **settings},
+            trl={"max_length": arguments.max_length, **settings},
             lora=lora,
-            on_log=lambda log: print({k: v for k, v in log.items() if k in ("step", "steps", "loss")}, flush=True),
+            on_log=progress,
         )
     seconds = time.perf_counter() - started
     shorter = [float(len(r.rejected) - len(r.chosen)) for r in test]

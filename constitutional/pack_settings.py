@@ -27,8 +27,8 @@ class PackSettings(Record):
 
     `options` are the two continuations a judge chooses between, first and second answer; `yes_no` those it chooses
     between when asked whether a principle applies. `conclusion` stands between a drawn reasoning and the options;
-    `grades` are the continuations an answer is graded with, the lowest first. `extends` names the pack whose templates
-    stand in for those that are missing.
+    `grades` are the continuations an answer is graded with, the lowest first. `extends` names the pack (a folder beside
+    this one, or a name) whose templates and settings stand in for those that are missing.
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]

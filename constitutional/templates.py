@@ -12,7 +12,7 @@ a closing tag are layout, all else is kept as it stands. Each block is rendered 
 value can begin a message; in a `text`, where turns are only text, the pack's stop sequences inside values lose the
 blank line that makes them turn markers.
 
-A pack that `extends` another one has its templates where it has none of its own; settings are its own alone.
+A pack that `extends` another one has its templates and settings where it has none of its own.
 
 Few-shots (constitutional/few_shots.py) stand before the question, after its system messages: each is the same file
 filled with the shot's texts, with its answer behind. A pack's own are in `pack.yaml`, for authors who give none.
@@ -30,7 +30,7 @@ from constitutional.errors import ConfigError, TemplateError, nearest
 from constitutional.few_shots import KIND_OF, FewShots, before_text, before_turns, worked
 from constitutional.pack_settings import ANSWERS, PackSettings
 from constitutional.records import Dialogue, Message, Record, Role, assistant, short_digest
-from constitutional.resources import PACK_FILE, find
+from constitutional.resources import PACK_FILE, find, packaged
 from constitutional.sandbox import MAX_OUTPUT, CompiledTemplate, compile_template, render_block
 from constitutional.yamlfile import load_model
 
@@ -187,21 +187,19 @@ def load_pack(name_or_path: str) -> TemplatePack:
         ConfigError: no such pack, with the nearest name.
         TemplateError: `file:line: message` for whatever is missing, malformed, unsafe or unknown in it.
     """
-    return _load_pack(name_or_path, ())
+    return _load_pack(find("prompts", name_or_path), ())
 
 
-def _load_pack(name_or_path: str, above: tuple[Path, ...]) -> TemplatePack:
-    folder = find("prompts", name_or_path)
-    path = folder / PACK_FILE
+def _load_pack(folder: Path, above: tuple[Path, ...]) -> TemplatePack:
     settings = load_model(_own_file(folder, PACK_FILE), PackSettings, TemplateError)
     if folder.resolve() in above:
         raise TemplateError(f"{above[0] / PACK_FILE}: extends: goes round in a circle")
     inherited: Mapping[str, Template] = {}
     if settings.extends is not None:
-        try:
-            inherited = _load_pack(settings.extends, (*above, folder.resolve())).templates
-        except ConfigError as error:
-            raise TemplateError(f"{path}: extends: {error}") from error
+        parent = _load_pack(_parent(folder, settings.extends), (*above, folder.resolve()))
+        inherited = parent.templates
+        stated = {name: getattr(settings, name) for name in settings.model_fields_set}
+        settings = parent.settings.model_copy(update=stated)  # its stop texts above all: they shield its templates
     names = {path.stem for path in folder.glob("*.j2")}
     for name in sorted(names - set(TEMPLATES)):
         raise TemplateError(f"{folder / name}.j2: unknown template '{name}'{nearest(name, TEMPLATES)}")
@@ -209,6 +207,19 @@ def _load_pack(name_or_path: str, above: tuple[Path, ...]) -> TemplatePack:
     own = {name: _load(folder, f"{name}.j2") for name in TEMPLATES if name in wanted}
     templates = {name: own.get(name) or inherited[name] for name in TEMPLATES if name in own or name in inherited}
     return TemplatePack(settings=settings, templates=templates, few_shots=settings.few_shots)
+
+
+def _parent(folder: Path, name: str) -> Path:
+    """The pack that one in a folder extends: beside it, else by name; never itself."""
+    if (folder / name / PACK_FILE).is_file():
+        return folder / name
+    try:
+        found = find("prompts", name)
+    except ConfigError as error:
+        raise TemplateError(f"{folder / PACK_FILE}: extends: {error}") from error
+    shipped = packaged("prompts")
+    own = found.resolve() == folder.resolve()  # ./prompts/chat that extends chat means the shipped one
+    return shipped / name if own and shipped is not None and (shipped / name / PACK_FILE).is_file() else found
 
 
 def _load(folder: Path, name: str) -> Template:

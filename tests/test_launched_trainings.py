@@ -139,6 +139,15 @@ def test_sizes_of_several_processes_make_the_same_step(
     assert drawn["steps_per_generation"] * expected[0] * processes == 2 * micro * rounds
 
 
+@pytest.mark.parametrize(("micro", "rounds", "drawn", "processes"), [(2, 2, 3, 4), (4, 3, 1, 3)])
+def test_rollouts_that_cannot_be_shared_out_are_refused(micro: int, rounds: int, drawn: int, processes: int) -> None:
+    from trl import GRPOConfig
+
+    chosen = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": rounds}
+    with pytest.raises(ConfigError, match=r"steps_per_generation: \d+ rows drawn at once cannot be shared by"):
+        shared_batch(GRPOConfig, {**chosen, "steps_per_generation": drawn}, processes)
+
+
 def test_a_step_that_cannot_be_shared_out_is_refused() -> None:
     from trl import SFTConfig
 

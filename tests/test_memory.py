@@ -24,6 +24,33 @@ print(faults, held, psutil.Process().memory_info().rss)
 """
 
 
+AGAIN = """
+import gc, sys, weakref
+import numpy
+from constitutional.backends.memory import release_memory
+
+class Model:
+    def __init__(self):
+        self.weights, self.me = numpy.ones(12_500_000), self
+
+gc.disable()
+large = numpy.ones(50_000_000)
+release_memory()
+del large
+for _ in range(3):  # a model is let go of, another one is made, as from step to step
+    model = Model()
+    gone = weakref.ref(model)
+    del model
+    release_memory()
+    print(gone() is None)
+"""
+
+
+def test_every_dropped_model_is_let_go_of_not_only_the_first() -> None:
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
+
+
 def measured(mode: str) -> tuple[int, int, int]:
     done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
     faults, held, after = map(int, done.stdout.split())

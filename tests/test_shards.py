@@ -1,18 +1,19 @@
 """Shards of a run and their merge: the bytes of a run that made every chunk itself, and nothing that does not fit."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 from scale_recipe import left, write_scale_recipe
+from training_recipe import training_recipe, write_training_recipe
 from typer.testing import CliRunner
 
 from constitutional.cli.app import app
-from constitutional.cli.scaling import chosen_engine
 from constitutional.config import load_recipe
-from constitutional.errors import ConfigError, RunError, ShardDone
+from constitutional.errors import RunError, ShardDone
 from constitutional.pipeline import run_recipe
 from constitutional.pipeline.merge import merge_shards
 from constitutional.pipeline.shards import NOTE, open_shard, parse_shard
@@ -99,6 +100,11 @@ def test_a_merge_that_was_cut_short_is_given_again(recipe: Path, apart: Path) ->
     run(recipe, apart / "run", until="judge")
     assert left(apart / "run") == left(expected)
     assert "is finished there already" in refused(apart, "shard0", "shard1")
+    (manifest,) = apart.glob("run/stages/06-judge/*/manifest.json")  # as if made from an older build of what it reads
+    manifest.write_text(re.sub(r'("built": ")[^"]+(")', r"\g<1>older\g<2>", manifest.read_text()))
+    merge_shards(apart / "run", [apart / "shard0", apart / "shard1"])
+    run(recipe, apart / "run", until="judge")
+    assert left(apart / "run") == left(expected)
 
 
 def test_what_does_not_fit_is_not_merged(recipe: Path, apart: Path) -> None:
@@ -143,35 +149,18 @@ def test_a_shard_reads_no_step_that_every_shard_would_finish_for_itself(recipe: 
         run(recipe, tmp_path / "run", "stages=[revise, helpful, sample, judge]", shard="0/2")
 
 
-def test_a_shard_trains_nothing(recipe: Path, tmp_path: Path) -> None:
-    with open_shard(parse_shard("0/2"), *([None] * 3)) as engine:
-        engine._folder = type("Folder", (), {"path": tmp_path})
-        engine.enter("sample", 4, {})
-        with pytest.raises(RunError, match="sft: training is not done in chunks"):
-            engine.enter("sft", 3, {})
+def test_a_shard_trains_nothing_whatever_was_trained_before_under_other_settings(tmp_path: Path) -> None:
+    trained = write_training_recipe(tmp_path / "in")
 
+    def again(*sets: str) -> None:
+        sharding = partial(open_shard, parse_shard("0/2"))
+        run_recipe(training_recipe(trained, *sets), trained, tmp_path / "run", until="sample", engine=sharding)
 
-@pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "0/0", "1/2/3"])
-def test_a_shard_is_named_i_of_n(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected i/n with i from 0 to n-1"):
-        parse_shard(text)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("rey", None, None, None), "no engine 'rey' (did you mean 'ray'?)"),
-        (("local", "auto", None, None), "--address and --workers go with --engine ray"),
-        (("local", None, 2, None), "--address and --workers go with --engine ray"),
-        (("ray", None, None, "0/2"), "--shard is for clusters without Ray"),
-    ],
-)
-def test_options_that_do_not_go_together(options: tuple[str, str | None, int | None, str | None], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        chosen_engine(*options, calling={"budget": None, "batch": None})
-    assert message in str(caught.value)
-    with pytest.raises(ConfigError, match="--budget counts or collects the calls of one process"):
-        chosen_engine("ray", None, None, None, calling={"budget": 1.0, "batch": None})
+    run_recipe(training_recipe(trained), trained, tmp_path / "run", until="sft")
+    with pytest.raises(ShardDone, match="sample: "):
+        again()
+    with pytest.raises(RunError, match="sft: training is not done in chunks"):
+        again("sft.helpful_ratio=0.5")
 
 
 def test_the_commands_say_what_is_left(recipe: Path, tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def test_trl_settings_precedence_and_coercion(tmp_path):
     assert (args.logging_nan_inf_filter, str(args.save_strategy.value)) == (False, "no")
 
 
+@pytest.mark.parametrize("name", ["logging_steps", "logging_strategy", "save_strategy", "save_only_model"])
+def test_what_resuming_stands_on_cannot_be_set(tmp_path, name):
+    value = {"logging_steps": 10, "save_only_model": True}.get(name, "epoch")
+    with pytest.raises(ConfigError, match=rf"^trl\.{name} cannot be set here"):
+        trl_config(SFTConfig, tmp_path, fixed={}, defaults={}, passed={name: value})
+
+
 def test_telemetry_is_off_by_default(tmp_path, monkeypatch):
     import huggingface_hub.constants as hub
 

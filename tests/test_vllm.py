@@ -76,6 +76,28 @@ def test_what_does_not_fit_is_said_or_is_not_a_number(opened: tuple[Backend, Bac
     assert math.isnan(found.logprobs[0]) and math.isnan(expected.logprobs[0]) and not math.isnan(found.logprobs[1])
 
 
+def test_a_model_without_settings_of_generation_and_an_engine_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EngineDeadError(Exception):
+        """As vLLM's own: no RuntimeError."""
+
+    def die(*_: object, **__: object) -> None:
+        raise EngineDeadError("EngineCore encountered an issue.\nSee the stack trace")
+
+    folder = save_tiny_model(tmp_path / "model")
+    (folder / "generation_config.json").unlink()
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
+    monkeypatch.setattr("constitutional.backends.vllm.version", lambda package: "9.9")
+    one, other = (open_backend(f"{kind}:{folder}", dtype="float32") for kind in ("vllm", "local"))
+    sampling = Sampling(temperature=0.0, max_tokens=8)
+    texts = [[c.text for c in backend.generate(DIALOGUES, sampling)] for backend in (one, other)]
+    assert texts[0] == texts[1]
+    monkeypatch.setattr(fake_vllm.LLM, "generate", die)
+    with pytest.raises(BackendError, match=r"^vllm:.*model: EngineCore encountered an issue\.$"):
+        one.generate(DIALOGUES, sampling)
+
+
 def test_without_vllm_one_line_says_what_to_do(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
     with pytest.raises(BackendError, match=r"pip install vllm\); or serve .* openai:MODEL@URL") as caught:

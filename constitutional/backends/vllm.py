@@ -77,15 +77,17 @@ class VllmBackend:
         """
         self.model = identity(source, dtype)
         self._name = f"vllm:{source}"
-        import vllm
-        from transformers import AutoConfig, GenerationConfig
-
         self._tokenizer = load_tokenizer(source, self._name)
         try:
-            self._context = context_of(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            import vllm
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            self._context, self._stop_ids = context_of(config), stop_ids(_generation(source, config), self._tokenizer)
             self._engine = vllm.LLM(model=source, dtype=dtype, seed=0, **SETTINGS)
-            self._stop_ids = stop_ids(GenerationConfig.from_pretrained(source), self._tokenizer)
-        except (OSError, ValueError, RuntimeError) as error:
+        except BackendError:
+            raise
+        except Exception as error:  # an engine's process that ends, a package that misses another: no common type
             raise BackendError(f"{self._name}: cannot load the model: {first_line(error)}") from error
 
     def room(self, dialogue: Dialogue) -> int:
@@ -155,9 +157,19 @@ class VllmBackend:
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         try:
             return list(self._engine.generate(asked, chosen, use_tqdm=False))
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # EngineDeadError and its like have no common type
             raise BackendError(f"{self._name}: {first_line(error)}") from error
 
     def _check_room(self, needed: int) -> None:
         if needed > self._context:
             raise BackendError(f"{needed} tokens do not fit the context of {self._context} tokens of {self._name}")
+
+
+def _generation(source: str, config: Any) -> Any:
+    """The model's settings of generation, made from its configuration where it has no file of them."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return GenerationConfig.from_model_config(config)

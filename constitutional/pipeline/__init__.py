@@ -209,7 +209,9 @@ def _join(team: Team, inputs: Inputs, run_folder: Path) -> RunOutcome:
     """What the processes do that do not lead: they train along, and write nothing."""
     while (call := team.listen()) is not None:
         with follow_run(run_folder) as folder, open_ledger_read_only(folder.ledger_path) as ledger:
-            context = Context(**inputs.__dict__, folder=folder, ledger=ledger, display=Silent(), team=team)
+            context = Context(
+                **inputs.__dict__, folder=folder, ledger=ledger, display=Silent(), team=team, keeps_calls=False
+            )
             STEPS[call.step](context, results(run_folder, call), call.number)
         release_memory()
     return RunOutcome(run_folder, (), run_folder / "report.html")

@@ -41,7 +41,8 @@ class Context(Inputs):
     """The processes of the launch, where there are several."""
 
     def begin_training(self, step: str, number: int, done: Done) -> None:
-        """Has every process of the launch begin the training that comes now."""
+        """Makes way for the training that comes now, and has every process of the launch begin it."""
+        self.folder.engine.train(step)
         if self.team is not None:
             self.team.call(self.folder, step, number, done)
 

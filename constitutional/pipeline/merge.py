@@ -7,7 +7,8 @@ that was killed is given again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from constitutional.records import Judgment
 from constitutional.runs import load_result, open_run, write_atomic
 from constitutional.runs.chunk_files import CHUNKS, PLAN, STARTED, chunk_file, read_plan
 from constitutional.runs.logs import json_bytes, read_rows
-from constitutional.runs.manifest import MANIFEST, now
+from constitutional.runs.manifest import MANIFEST, InputStamp, now
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _check_whole(parts: Sequence[_Part]) -> None:
 
 def _check_run(run: Path, into: Path, part: _Part) -> None:
     """The run has what the shards read, and nothing else in this stage."""
-    if load_result(into) is not None:
+    there = load_result(into)
+    if there is not None and _stamps(there.manifest.inputs) == part.inputs:
         raise RunError(f"{run}: {part.shard.stage} is finished there already")
     found = (load_result(path.parent) for path in run.glob(f"stages/*/*/{MANIFEST}"))
     built = {result.manifest.built for result in found if result is not None}
@@ -148,12 +150,27 @@ def _check_run(run: Path, into: Path, part: _Part) -> None:
 
 def _begin(into: Path, part: _Part) -> None:
     """The stage's folder as an interrupted attempt of this very work."""
+    if not _goes_on(into, part):  # finished or begun from other builds of what it reads
+        shutil.rmtree(into, ignore_errors=True)
     (into / CHUNKS).mkdir(parents=True, exist_ok=True)
     plan = into / CHUNKS / PLAN
     if plan.exists() and plan.read_bytes() != part.plan:
         raise RunError(f"{into}: holds chunks that are cut otherwise: delete it, and merge again")
     write_atomic(into / STARTED, json_bytes({"inputs": part.inputs, "started": now()}))
     write_atomic(plan, part.plan)
+
+
+def _goes_on(into: Path, part: _Part) -> bool:
+    """Whether what is in the stage's folder was begun from the builds that the shards read."""
+    try:
+        note = json.loads((into / STARTED).read_bytes())
+        return not (into / MANIFEST).exists() and bool(note["inputs"] == part.inputs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _stamps(inputs: Mapping[str, InputStamp]) -> dict[str, object]:
+    return {name: stamp.model_dump() for name, stamp in inputs.items()}
 
 
 def _kept(folder: Path) -> list[Path]:

@@ -23,14 +23,13 @@ from constitutional.display import Display
 from constitutional.errors import BackendError, ConfigError, ConstitutionalError, RunError
 from constitutional.parallel import Crew, WorkerLostError
 from constitutional.pipeline.inputs import Inputs
-from constitutional.pipeline.preflight import TRAINING
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.runs import RunFolder, StageResult
 from constitutional.runs.engine import Chunks, Here, Made, StageName
 from constitutional.runs.manifest import git_commit, package_versions
 from constitutional.settings import Recipe
 
-ON_A_DEVICE = ("local", "embedded", "model")
+ON_A_DEVICE = ("local", "embedded", "vllm", "model")
 """Kinds of models that a worker opens itself, on the GPU where the cluster has some."""
 
 _SHORT, _GRACE = 30, 3.0
@@ -78,10 +77,13 @@ class RayEngine:
         self._step: tuple[str, int, dict[str, str]] = ("", 0, {})
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
-        """A step of the recipe begins. One that trains has the machine for itself."""
+        """A step of the recipe begins."""
         places = {name: result.folder.relative_to(self._folder.path).as_posix() for name, result in done.items()}
         self._step = (step, number, places)
-        if step in TRAINING and self._workers is not None:  # their models would stand in the training's way
+
+    def train(self, step: str) -> None:
+        """A training begins. It has the machine for itself: the models of workers would stand in its way."""
+        if self._workers is not None:
             self._workers.dismiss()
             self._crew = Crew(self._workers, self._display.say)
 

@@ -6,7 +6,6 @@ together. What a stage reads must have been finished once, in the folder that wa
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from pydantic import Field
 from constitutional.display import Display
 from constitutional.errors import ConfigError, RunError, ShardDone
 from constitutional.pipeline.inputs import Inputs
-from constitutional.pipeline.preflight import TRAINING
 from constitutional.records import Record
 from constitutional.runs import RunFolder, StageResult, write_atomic
 from constitutional.runs.engine import Chunks, Here, Made, StageName
@@ -56,16 +54,16 @@ class ShardEngine:
         """Keys of stages that this folder finishes itself."""
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
-        """A step begins.
+        """A step begins."""
+        self._number = number
+
+    def train(self, step: str) -> None:
+        """A training that is not finished begins.
 
         Raises:
-            RunError: it trains, which is not done in chunks.
+            RunError: always: it is not done in chunks.
         """
-        self._number = number
-        current = self._folder.path / "current.json"
-        finished = json.loads(current.read_bytes()) if current.exists() else {}
-        if step in TRAINING and step not in finished:
-            raise RunError(f"{step}: training is not done in chunks: run it in the merged folder, without --shard")
+        raise RunError(f"{step}: training is not done in chunks: run it in the merged folder, without --shard")
 
     def make(self, stage: StageName, chunks: Chunks, missing: Sequence[int]) -> Iterator[tuple[int, Made]]:
         """Makes the shard's own chunks. A stage of which none is missing is finished, and the next one is begun.

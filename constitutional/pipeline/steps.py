@@ -130,7 +130,7 @@ def run_steps(ctx: Context, until: str | None, fail_on_error: float | None = Non
         failed = f", failures: {manifest.failures}" if manifest.failures else ""
         how = f"reused{_made_with(manifest)}" if reused else f"done in {manifest.seconds:.0f} s"
         ctx.display.say(f"{name}: {how}, {manifest.counts}{failed}")
-        _writecurrent_results(ctx.folder, done)
+        _write_current(ctx.folder, done)
         if name in MODEL_NAMES:
             _link_model(ctx.folder, MODEL_NAMES[name], result)
         if fail_on_error is not None:
@@ -156,7 +156,7 @@ def current_results(folder: RunFolder) -> Done:
     return {name: result for name, result in found.items() if result is not None}
 
 
-def _writecurrent_results(folder: RunFolder, done: Done) -> None:
+def _write_current(folder: RunFolder, done: Done) -> None:
     """current.json: the steps of this run, and later ones of an earlier run that were made from these very results."""
     kept = {**done}
     for name, result in current_results(folder).items():

@@ -6,6 +6,7 @@ limit of the trainings' own is one of minutes, and on sockets, which cost nothin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from constitutional.errors import ConfigError, TrainingError
-from constitutional.processes import leads, processes
+from constitutional.errors import ConfigError, RunError, TrainingError
+from constitutional.processes import leads, processes, rank
 from constitutional.runs import RunFolder, StageResult, load_result
 
 PATIENCE = timedelta(days=60)
+FILES_PATIENCE = 30.0
+"""Seconds until a file that another process wrote must show."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ def leading(team: Team | None) -> Iterator[None]:
 
 
 def results(run: Path, call: Call) -> dict[str, StageResult]:
-    """The results that a training reads."""
-    found = {name: load_result(run / place) for name, place in call.places.items()}
-    return {name: result for name, result in found.items() if result is not None}
+    """The results that a training reads.
+
+    Raises:
+        RunError: one does not show on this process's disk.
+    """
+    until = time.monotonic() + FILES_PATIENCE
+    while True:  # a disk of a cluster may show them late
+        found = {name: load_result(run / place) for name, place in call.places.items()}
+        known = {name: result for name, result in found.items() if result is not None}
+        if len(known) == len(found):
+            return known
+        if time.monotonic() > until:
+            absent = next(name for name in found if name not in known)
+            raise RunError(f"{run}: process {rank()} does not see the finished step '{absent}'")
+        time.sleep(0.5)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from constitutional.backends.memory import release_memory
 from constitutional.display import Silent
 from constitutional.errors import ConfigError, RunError
 from constitutional.ledger import scratch_ledger
@@ -71,6 +72,7 @@ class Worker:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._stage: StageName | None = None
+        self._chunks: Chunks | None = None
 
     def ready(self) -> Ready:
         """Loads what the recipe names.
@@ -94,11 +96,13 @@ class Worker:
             ConstitutionalError: as in a run; or what this machine has is not what the run was begun with.
         """
         if self._stage != task.stage:
-            self._stage = None  # lets go of the models of the stage before
+            self._stage = self._chunks = None  # lets go of the models of the stage before
+            release_memory()
             self._ledger = scratch_ledger()
             self._chunks = self._open(task)
             self._stage = task.stage
         self._ledger.append(task.known)
+        assert self._chunks is not None
         return self._chunks.make(task.index)
 
     def _open(self, task: Task) -> Chunks:

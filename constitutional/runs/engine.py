@@ -69,6 +69,10 @@ class Engine(Protocol):
         """A step of the recipe begins: its name and place, and the results it may read."""
         ...
 
+    def train(self, step: str) -> None:
+        """A training begins, in this process; one that is finished does not."""
+        ...
+
     def make(self, stage: StageName, chunks: Chunks, missing: Sequence[int]) -> Iterator[tuple[int, Made]]:
         """Makes chunks and gives them with their indices, in the order of `missing`."""
         ...
@@ -78,6 +82,9 @@ class Here:
     """The engine that is this process."""
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
+        """Nothing."""
+
+    def train(self, step: str) -> None:
         """Nothing."""
 
     def make(self, stage: StageName, chunks: Chunks, missing: Sequence[int]) -> Iterator[tuple[int, Made]]:

@@ -116,7 +116,10 @@ def keep_member(checkpoints: Checkpoints | None, saved: Path, told: Record, step
         return
     copy = saved.with_name(f".{saved.name}.kept")
     if leads():
-        shutil.copytree(saved, copy)
+        try:
+            shutil.copytree(saved, copy)
+        except OSError as error:
+            raise cannot_write(copy, error) from error
         write_atomic(copy / _MEMBER, told.to_json() + "\n")
     keep(copy, checkpoints, steps)
 

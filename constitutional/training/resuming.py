@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         generation = getattr(args, "steps_per_generation", None) or args.gradient_accumulation_steps
         updates = generation * getattr(args, "num_iterations", 1)
         # between two draws of rollouts, those that are left to learn from are in no checkpoint
-        self._window = max(1, updates // args.gradient_accumulation_steps)
+        rounds = args.gradient_accumulation_steps
+        self._window = math.lcm(updates, rounds) // rounds
         if resumed is not None and reward is not None:
             restore_rewards(resumed.folder / REWARDS, reward)
 

@@ -155,7 +155,6 @@ def rl_config(
     fixed = {
         **rollouts,
         "gradient_accumulation_steps": completions // micro,
-        "logging_steps": 1,  # the guards look at every step
         "shuffle_dataset": False,  # the caller's order is what it wants the first steps to see
         "chat_template_kwargs": {"sanitize_control_tokens": True},
     }

@@ -12,6 +12,7 @@ import datasets
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from constitutional.atomic import cannot_write
 from constitutional.backends.cpu import prepare_process
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.processes import leads, wait_for_all
@@ -82,6 +83,10 @@ def naming_the_last(checkpoints: Checkpoints | None) -> Iterator[None]:
     """Adds to an error that stops a training which checkpoint is left of it."""
     try:
         yield
+    except OSError as error:  # a full disk while the trainer writes one
+        if checkpoints is None:
+            raise
+        raise cannot_write(checkpoints.folder, error) from error
     except TrainingError as error:
         found = newest(checkpoints)
         if found is None:

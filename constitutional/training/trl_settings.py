@@ -25,6 +25,18 @@ Scalar = str | int | float | bool | None
 Settings = Mapping[str, Scalar | list[Any] | dict[str, Any]]
 Config = TypeVar("Config")
 
+OURS: dict[str, object] = {
+    # every step's figures are kept: a resumed training's must be those of one that was not interrupted
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    # checkpoints are ours (`checkpoint_every`), with all that a training goes on from
+    "save_strategy": "no",
+    "save_only_model": False,
+    "resume_from_checkpoint": None,
+    "ignore_data_skip": False,
+}
+"""Fields that no stage and no recipe sets."""
+
 
 def trl_config(
     config_class: type[Config],
@@ -48,7 +60,7 @@ def trl_config(
     """
     silence_telemetry()
     given = checked_fields(config_class, passed or {}, key="trl")
-    for name in ("output_dir", *fixed):
+    for name in ("output_dir", *OURS, *fixed):
         if name in given:
             raise ConfigError(f"trl.{name} cannot be set here: the stage sets it from its own arguments")
     common = _common_defaults()
@@ -56,7 +68,7 @@ def trl_config(
         del common["activation_checkpointing"]  # two names of one switch
     if given.get("fp16"):
         common["bf16"] = False
-    chosen = {**common, **defaults, **given, **fixed}
+    chosen = {**common, **defaults, **given, **OURS, **fixed}
     if processes() > 1:
         chosen |= shared_batch(config_class, chosen, processes())
     try:
@@ -91,7 +103,13 @@ def shared_batch(config_class: Any, chosen: Mapping[str, Any], processes: int) -
     size = max(n for n in range(1, min(micro, share) + 1) if share % n == 0)
     sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": share // size}
     if chosen.get("steps_per_generation") is not None:
-        sizes["steps_per_generation"] = int(chosen["steps_per_generation"]) * micro // (processes * size)
+        drawn = int(chosen["steps_per_generation"]) * micro
+        if drawn % (processes * size):
+            raise ConfigError(
+                f"trl.steps_per_generation: {drawn} rows drawn at once cannot be shared by {processes} processes "
+                f"of {size} rows at a time"
+            )
+        sizes["steps_per_generation"] = drawn // (processes * size)
     return sizes
 
 
@@ -132,10 +150,8 @@ def _common_defaults() -> dict[str, object]:
         # units; elsewhere a step gets slower, even where the CPU knows bfloat16 (docs/LOG.md).
         "bf16": fast_dtype() == "bfloat16",
         "activation_checkpointing": False,
-        "logging_steps": 1,
         "logging_nan_inf_filter": False,  # the filter would report a NaN loss as the last good one
         "report_to": "none",
-        "save_strategy": "no",
         "disable_tqdm": True,
     }
 
