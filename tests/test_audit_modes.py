@@ -105,6 +105,8 @@ def test_judge_pairs_killed_anywhere_ends_with_the_same_bytes(people: Path, tmp_
             child = subprocess.Popen([sys.executable, "-m", "constitutional", *command(people, out)])
             while child.poll() is None and (kills == KILLS or chunks(out) < before + wanted or not out.exists()):
                 time.sleep(0.002)
+            if kills < KILLS:
+                time.sleep(draw.random() * 0.3)  # not only where a chunk has just been written
             if child.poll() is None:
                 child.kill()
                 kills += 1

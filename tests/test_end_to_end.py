@@ -133,7 +133,7 @@ def test_kills_on_the_embedded_model_resume_to_the_same_bytes(tmp_path):
     recipe = write_recipe(tmp_path / "in", prompts=6)
     sets = [
         word
-        for value in (*SELF, "stages=[revise, sample, gate, judge, label]", "chunk_size=2", "revise={rounds: 1}")
+        for value in (*SELF, "stages=[revise, sample, gate, judge, label]", "chunk_size=2")
         for word in ("--set", value)
     ]
     code, text = cli("run", str(recipe), "--out", str(tmp_path / "whole"), *sets)
