@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recipes import write_recipe
 from test_pipeline import reused, run
 from tiny_model import save_tiny_model
 
+from constitutional.backends import Backend, open_backend
 from constitutional.runs import load_result
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,30 @@ def test_a_changed_setting_recomputes_what_depends_on_it_and_only_that(
     recipe, folder = finished
     assert redone(recipe, folder, change) == expected
     assert redone(recipe, folder) == set()  # and changing back finds everything again
+
+
+def test_no_two_trained_models_are_in_memory_when_held_out_prompts_are_answered(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, original = finished
+    folder = tmp_path / "run"
+    shutil.copytree(original, folder, symlinks=True)
+    shutil.rmtree(next(folder.glob("stages/*-answers")))
+    opened: list[tuple[str, weakref.ref[Backend]]] = []
+    together: list[list[str]] = []
+
+    def watched(spec: str, **named: Any) -> Backend:
+        backend = open_backend(spec, **named)
+        opened.append((Path(spec).name, weakref.ref(backend)))
+        together.append([name for name, alive in opened if alive() is not None])
+        return backend
+
+    monkeypatch.setattr("constitutional.pipeline.context.open_backend", watched)
+    run(recipe, folder, *SETS)
+    assert [names for names in together if "sl-cai" in names or "rl-cai" in names] == [
+        ["policy", "sl-cai"],
+        ["policy", "rl-cai"],
+    ]
 
 
 @pytest.mark.parametrize(("stage", "expected"), [("sft", AFTER_SFT), ("pm", AFTER_PM), ("rl", AFTER_RL)])

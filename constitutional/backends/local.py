@@ -22,6 +22,7 @@ from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import (
     completed,
     context_of,
+    encode_batch,
     encode_continuation,
     encode_dialogue,
     first_line,
@@ -88,16 +89,21 @@ class LocalBackend:
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; each draws from a random stream of its own."""
-        prompts = [encode_dialogue(self.tokenizer, dialogue) for dialogue in batch]
-        for prompt in prompts:
-            self._check_room(len(prompt) + sampling.max_tokens)
+        prompts = self._encoded(batch, more=sampling.max_tokens)
         started = time.perf_counter()
         if self._tree_nodes:
             written = decode(self._net, prompts, sampling, partial(self._finished, sampling.stop), self._kept)
         else:
             written = generate_padded(self._net, self.tokenizer, prompts, sampling, self._stop_ids)
         seconds = (time.perf_counter() - started) / max(1, len(prompts))
-        return [self._completion(ids, len(p), sampling, seconds) for ids, p in zip(written, prompts, strict=True)]
+        told: dict[str, Any] = {"model": self.model, "sampling": sampling, "seconds": seconds}
+        return [
+            completed(self.tokenizer, ids, self._stop_ids, prompt_tokens=len(prompt), **told)
+            for ids, prompt in zip(written, prompts, strict=True)
+        ]
+
+    def _encoded(self, batch: Sequence[Dialogue], more: int = 0) -> list[list[int]]:
+        return encode_batch(self.tokenizer, batch, context=self.context, name=self.name, more=more)
 
     @contextmanager
     def keep_dialogues(self) -> Iterator[None]:
@@ -114,10 +120,6 @@ class LocalBackend:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return any(string in text for string in stop)
 
-    def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
-        about: dict[str, Any] = {"model": self.model, "sampling": sampling}
-        return completed(self.tokenizer, ids, self._stop_ids, **about, prompt_tokens=prompt_tokens, seconds=seconds)
-
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
         """Log-probability of every continuation of every dialogue; tokens that rows share are computed once.
 
@@ -126,10 +128,9 @@ class LocalBackend:
         Raises:
             BackendError: a dialogue that does not fit even without a continuation (`room` is negative).
         """
-        prompts = [encode_dialogue(self.tokenizer, dialogue) for dialogue in batch]
+        prompts = self._encoded(batch)
         options = [[encode_continuation(self.tokenizer, text) for text in texts] for texts in continuations]
         for prompt, row_options in zip(prompts, options, strict=True):
-            self._check_room(len(prompt))
             # the last token is only predicted, never read; an option emptied here is left out of every pack
             row_options[:] = [ids if len(prompt) + len(ids) - 1 <= self.context else [] for ids in row_options]
         sums = [[0.0 if ids else math.nan for ids in row_options] for row_options in options]
@@ -158,10 +159,6 @@ class LocalBackend:
         if not self._tree_nodes:
             return None
         return block_mask(pack.parent) if self.device == "cpu" else tree_mask(pack.parent).to(self.device)
-
-    def _check_room(self, needed: int) -> None:
-        if needed > self.context:
-            raise BackendError(f"{needed} tokens do not fit the context of {self.context} tokens of {self.name}")
 
 
 def _load_network(source: str | Path, name: str, dtype: torch.dtype) -> Any:

@@ -23,7 +23,7 @@ from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
 from constitutional.backends.embedded import fetched_file, sha256_file
 from constitutional.backends.openvino_model import Prepared, prepare
-from constitutional.backends.tokens import completed, encode_dialogue
+from constitutional.backends.tokens import completed, encode_batch, encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
@@ -83,20 +83,17 @@ class OpenVinoBackend:
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
-        prompts = [encode_dialogue(self._tokenizer, dialogue) for dialogue in batch]
-        for prompt in prompts:
-            if len(prompt) + sampling.max_tokens > self._prepared.context:
-                raise BackendError(
-                    f"{len(prompt)} + {sampling.max_tokens} tokens do not fit the context of "
-                    f"{self._prepared.context} tokens of {self.model}"
-                )
+        room: dict[str, Any] = {"context": self._prepared.context, "name": self.model}
+        prompts = encode_batch(self._tokenizer, batch, more=sampling.max_tokens, **room)
         done: list[Completion] = []
         for rows in _calls(prompts, sampling.max_tokens):
             started = time.perf_counter()
             outputs = self._write([prompts[r] for r in rows], [self._config(sampling, r) for r in rows])
             seconds = (time.perf_counter() - started) / len(rows)
+            told: dict[str, Any] = {"model": self.model, "sampling": sampling, "seconds": seconds}
             done += [
-                self._completion(ids, len(prompts[r]), sampling, seconds) for r, ids in zip(rows, outputs, strict=True)
+                completed(self._tokenizer, ids, self._prepared.stop_ids, prompt_tokens=len(prompts[r]), **told)
+                for r, ids in zip(rows, outputs, strict=True)
             ]
         return done
 
@@ -148,11 +145,6 @@ class OpenVinoBackend:
         except RuntimeError as error:
             raise BackendError(f"{self.model}: {_last_line(error)}", retryable=True) from error
         return [[int(token) for token in result.m_generation_ids[0]] for result in results]
-
-    def _completion(self, ids: list[int], prompt_tokens: int, sampling: Sampling, seconds: float) -> Completion:
-        about: dict[str, Any] = {"model": self.model, "sampling": sampling}
-        stops = self._prepared.stop_ids
-        return completed(self._tokenizer, ids, stops, **about, prompt_tokens=prompt_tokens, seconds=seconds)
 
 
 def _source(name: str) -> tuple[Path, str]:

@@ -49,6 +49,21 @@ def encode_dialogue(tokenizer: Any, dialogue: Dialogue) -> list[int]:
     return list(encoded["input_ids"])
 
 
+def encode_batch(
+    tokenizer: Any, batch: Sequence[Dialogue], *, context: int, name: str, more: int = 0
+) -> list[list[int]]:
+    """Token ids of dialogues that leave room for `more` tokens in the context.
+
+    Raises:
+        BackendError: one does not, or as `encode_dialogue`; `name` is what the model is called in it.
+    """
+    prompts = [encode_dialogue(tokenizer, dialogue) for dialogue in batch]
+    for prompt in prompts:
+        if len(prompt) + more > context:
+            raise BackendError(f"{len(prompt) + more} tokens do not fit the context of {context} tokens of {name}")
+    return prompts
+
+
 def encode_continuation(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a continuation, on its own: no start token, no control tokens."""
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -23,6 +23,7 @@ from constitutional.backends.identity import weights_digest
 from constitutional.backends.tokens import (
     completed,
     context_of,
+    encode_batch,
     encode_continuation,
     encode_dialogue,
     first_line,
@@ -96,9 +97,7 @@ class VllmBackend:
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
-        prompts = [encode_dialogue(self._tokenizer, dialogue) for dialogue in batch]
-        for prompt in prompts:
-            self._check_room(len(prompt) + sampling.max_tokens)
+        prompts = self._encoded(batch, more=sampling.max_tokens)
         drawn = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -110,10 +109,10 @@ class VllmBackend:
         started = time.perf_counter()
         # below 2^63, which is all that torch's generators take
         outputs = self._ask(prompts, [drawn | {"seed": seed_for(sampling.seed, row)} for row in range(len(prompts))])
-        about: dict[str, Any] = {"model": self.model, "sampling": sampling}
-        about["seconds"] = (time.perf_counter() - started) / max(1, len(prompts))
+        seconds = (time.perf_counter() - started) / max(1, len(prompts))
+        told: dict[str, Any] = {"model": self.model, "sampling": sampling, "seconds": seconds}
         return [
-            completed(self._tokenizer, output.outputs[0].token_ids, self._stop_ids, **about, prompt_tokens=len(prompt))
+            completed(self._tokenizer, output.outputs[0].token_ids, self._stop_ids, prompt_tokens=len(prompt), **told)
             for output, prompt in zip(outputs, prompts, strict=True)
         ]
 
@@ -123,10 +122,8 @@ class VllmBackend:
         Raises:
             BackendError: a dialogue that does not fit even without a continuation.
         """
-        prompts = [encode_dialogue(self._tokenizer, dialogue) for dialogue in batch]
+        prompts = self._encoded(batch, more=1)  # vLLM makes one token at least
         options = [[encode_continuation(self._tokenizer, text) for text in texts] for texts in continuations]
-        for prompt in prompts:
-            self._check_room(len(prompt) + 1)  # vLLM makes one token at least
         found = [[math.nan] * len(row) for row in options]
         short = [i for i, row in enumerate(options) if any(len(ids) == 1 for ids in row)]
         greedy = {"max_tokens": 1, "temperature": 0.0}
@@ -160,9 +157,8 @@ class VllmBackend:
         except Exception as error:  # EngineDeadError and its like have no common type
             raise BackendError(f"{self._name}: {first_line(error)}") from error
 
-    def _check_room(self, needed: int) -> None:
-        if needed > self._context:
-            raise BackendError(f"{needed} tokens do not fit the context of {self._context} tokens of {self._name}")
+    def _encoded(self, batch: Sequence[Dialogue], more: int) -> list[list[int]]:
+        return encode_batch(self._tokenizer, batch, context=self._context, name=self._name, more=more)
 
 
 def _generation(source: str, config: Any) -> Any:
