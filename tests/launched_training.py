@@ -7,6 +7,7 @@ instead, by the prompt, by which of its answers it is, and by the step.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fsdp_on_cpu import in_parts, with_fsdp
 from training_tasks import REWARDED, TASKS
 from transformers import GenerationMixin
 
@@ -59,12 +61,15 @@ def run(task: str, policy: Path, folder: Path, stop_at: int = 0, every: int | No
         common["on_reward"] = lambda rows: rewards.extend(row.to_json() for row in rows)
     result = TASKS[task](policy, **common)
     if leads():
-        (folder / "told.json").write_text(json.dumps({"result": result.to_json(), "logs": logs, "rewards": rewards}))
+        told = {"result": result.to_json(), "logs": logs, "rewards": rewards, "in_parts": in_parts()}
+        (folder / "told.json").write_text(json.dumps(told))
 
 
 def main(policy: Path, root: Path, tasks: list[str]) -> None:
     torch.set_num_threads(1)
     GenerationMixin.generate = fixed
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        with_fsdp()
     for task in tasks:
         name, _, stopped = task.partition("@")
         if stopped:

@@ -106,9 +106,13 @@ def bare_model(trainer: Any) -> Any:
 
 def save(trainer: Any, tokenizer: Any, folder: Path) -> None:
     """Saves the trained network as one merged model folder, which stands for every process on return."""
-    if _in_parts(trainer):  # the trainer puts them together
-        trainer.save_model(str(folder))
+    if _in_parts(trainer):
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process gives its part
         if leads():
+            network = bare_model(trainer)
+            for name, source in network.all_tied_weights_keys.items():  # put together, each is a tensor of its own
+                whole[name] = whole[source]
+            network.save_pretrained(str(folder), state_dict=whole)
             tokenizer.save_pretrained(str(folder))
     elif leads():
         save_merged(bare_model(trainer), tokenizer, folder)
