@@ -18,7 +18,7 @@ import torch
 from training_tasks import REWARDED, TASKS
 from transformers import GenerationMixin
 
-from constitutional.processes import leads
+from constitutional.processes import leads, rank
 from constitutional.training.checkpoints import Checkpoints
 
 calls = 0
@@ -57,7 +57,11 @@ def run(task: str, policy: Path, folder: Path, stop_at: int = 0, every: int | No
     common["checkpoints"] = Checkpoints(folder / "checkpoints", every)
     if task in REWARDED:
         common["on_reward"] = lambda rows: rewards.extend(row.to_json() for row in rows)
+    heard: list[str] = []
+    if task == "rloo_watched":
+        common["hear"] = lambda records: heard.extend(record.to_json() for record in records)
     result = TASKS[task](policy, **common)
+    (folder / f"heard-{rank()}.json").write_text(json.dumps(heard))
     if leads():
         (folder / "told.json").write_text(json.dumps({"result": result.to_json(), "logs": logs, "rewards": rewards}))
 
