@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,14 +28,9 @@ TOLERANCE = 1e-5
 
 
 DDP = HERE.parent / "examples" / "04_many_gpus" / "ddp.yaml"
-
-
-def accelerated() -> list[str]:
-    """`accelerate launch` by the shipped file, on the CPU: two processes, and a number type that is not for GPUs."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = str(free.getsockname()[1])
-    chosen = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", port]
-    return ["-m", "accelerate.commands.launch", "--config_file", str(DDP), *chosen]
+# the shipped file, but two processes, and not in a number type for GPUs
+CHOSEN = ["--config_file", str(DDP), "--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+ACCELERATE = ["-m", "accelerate.commands.launch", *CHOSEN]
 
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
@@ -120,7 +114,7 @@ def test_a_recipe_under_a_launcher_leaves_one_run_like_that_of_one_process(tmp_p
     run_recipe(training_recipe(recipe), recipe, tmp_path / "one")
     sets = [word for value in SETS for word in ("--set", value)]
     command = ["-m", "constitutional", "run", str(recipe), "--out", str(tmp_path / "two"), "--display", "none", *sets]
-    done = launch(*accelerated(), *command)
+    done = launch(*ACCELERATE, *command)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("report: ") == 1
     one, two = (json.loads((tmp_path / name / "current.json").read_text()) for name in ("one", "two"))

@@ -105,29 +105,28 @@ def test_a_model_has_its_card_whatever_becomes_of_the_steps_after_it(
     whole = {name: path.read_text() for name, path in cards.items()}
     assert set(whole) == {"sl-cai", "pm", "rl-cai"}
 
-    (recipe.parent / "wrong.yaml").write_text("likelihood:\n  - {keyword: 'yes', p: 0.9}\n")
-    sets = ("sft.trl.learning_rate=0.02", f"judge=scripted:{recipe.parent}/wrong.yaml", "gate.fallback=stop")
+    changed, rate = "sft.trl.learning_rate=0.02", "learning_rate: 0.02"
+    (tmp_path / "wrong.yaml").write_text("likelihood:\n  - {keyword: 'yes', p: 0.9}\n")
     with pytest.raises(GateError):
-        run(recipe, folder, *SETS, *sets)
-    assert "learning_rate: 0.02" in cards["sl-cai"].read_text()
+        run(recipe, folder, *SETS, changed, f"judge=scripted:{tmp_path}/wrong.yaml", "gate.fallback=stop")
+    assert rate in cards["sl-cai"].read_text()
+    assert rate not in cards["rl-cai"].read_text()  # as its model
 
     def broken(*_: object) -> StageResult:
         raise TrainingError("stopped here")
 
     monkeypatch.setitem(STEP_FUNCTIONS, "sample", broken)
+    with pytest.raises(TrainingError, match="stopped here"):
+        run(recipe, folder, *SETS)
+    assert rate not in cards["sl-cai"].read_text()  # a model that is found again is shown again, and so is its card
     cards["sl-cai"].unlink()
-    for _ in range(2):  # a model that is found again is shown again, with the card it had; and so is a lost card
-        with pytest.raises(TrainingError, match="stopped here"):
-            run(recipe, folder, *SETS)
-        assert "learning_rate: 0.01" in cards["sl-cai"].read_text()
-        with pytest.raises(TrainingError, match="stopped here"):
-            run(recipe, folder, *SETS, "sft.trl.learning_rate=0.02")
-        assert "learning_rate: 0.02" in cards["sl-cai"].read_text()
+    with pytest.raises(TrainingError, match="stopped here"):
+        run(recipe, folder, *SETS)
+    assert cards["sl-cai"].exists()
 
     monkeypatch.undo()
     run(recipe, folder, *SETS)
     assert {name: path.read_text() for name, path in cards.items()} == whole
-    (recipe.parent / "wrong.yaml").unlink()
 
 
 @pytest.mark.parametrize(("stage", "expected"), [("sft", AFTER_SFT), ("pm", AFTER_PM), ("rl", AFTER_RL)])

@@ -54,10 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     examples = [e for p in load_constitution(str(FOLDER / "constitutions/graded.yaml")).principles for e in p.examples]
     rules = [{"contains": f"Response: {e.better}", "logprobs": GRADES["high"]} for e in examples]
     # a rollout's last letter decides its grade: something to learn from
-    rules += [
-        {"contains": f"{letter}\n\nReply with", "logprobs": GRADES["high"]}
-        for letter in "acegikmoqsuwyACEGIKMOQSUWY02468-+=([{</"
-    ]
+    rules += [{"contains": f"{letter}\n\nReply with", "logprobs": GRADES["high"]} for letter in LIKED]
     rules += [{"contains": "whole number", "logprobs": GRADES["low"]}]
     script = {"rules": [{"contains": "", "reply": ["I would not, sorry {n}.", "No {n}."]}], "likelihood": rules}
     (folder / "judge.yaml").write_text(json.dumps(script))
@@ -68,8 +65,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"contains": f"Response A: {a}", "anywhere": f"Response B: {b}", "logprobs": {"A": -3.0, "B": -3.0, c: -0.1}}
         for a, b, c in sides
     ]
-    # of two answers of the policy, one with this letter in it
-    script = {"rules": script["rules"], "likelihood": [*right, {"keyword": "e", "p": 0.9}]}
+    # of two answers of the policy the one that ends in a liked letter
+    ends = [(f"{c}\n\nResponse B:", "A") for c in LIKED] + [(f"{c}\n\nReply with", "B") for c in LIKED]
+    likes = [{"contains": end, "prefer_option": option, "p": 0.9} for end, option in ends]
+    script = {"rules": script["rules"], "likelihood": [*right, *likes]}
     (folder / "pairs.yaml").write_text(json.dumps(script))
     return folder
 

@@ -133,7 +133,7 @@ def run_steps(ctx: Context, until: str | None, fail_on_error: float | None = Non
         ctx.display.say(f"{name}: {how}, {manifest.counts}{failed}")
         _write_current(ctx.folder, done)
         if name in MODEL_NAMES:
-            _show_model(ctx, MODEL_NAMES[name], result, reused)
+            _show_model(ctx, name, result, reused)
         if fail_on_error is not None:
             check_lost(name, result, fail_on_error)
         if name == "gate":
@@ -168,11 +168,12 @@ def _write_current(folder: RunFolder, done: Done) -> None:
     write_atomic(folder.path / "current.json", json.dumps(places, indent=2) + "\n")
 
 
-def _show_model(ctx: Context, name: str, result: StageResult, reused: bool) -> None:
-    """models/NAME points at the model of the step that is current, and its card stands beside it.
+def _show_model(ctx: Context, step: str, result: StageResult, reused: bool) -> None:
+    """models/NAME points at the model of a step that is current, and its card stands beside it.
 
     The card is not left to the end of the run: a later step may fail, and the model is there to be used.
     """
+    name = MODEL_NAMES[step]
     link, target = ctx.folder.path / "models" / name, result.folder / name
     same = reused and link.is_symlink() and link.resolve() == target.resolve()
     temporary = link.with_name(f".{name}.{os.getpid()}")
@@ -180,4 +181,4 @@ def _show_model(ctx: Context, name: str, result: StageResult, reused: bool) -> N
     temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     temporary.replace(link)
     if not same or not link.with_name(f"{name}.md").exists():
-        write_cards(ctx.folder.path, ctx.recipe, ctx.constitution, ctx.every_prompt, MODEL_NAMES)
+        write_cards(ctx.folder.path, ctx.recipe, ctx.constitution, ctx.every_prompt, {step: name})
