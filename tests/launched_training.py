@@ -50,7 +50,7 @@ def run(task: str, policy: Path, folder: Path, stop_at: int = 0, every: int | No
 
     def log(entry: dict[str, Any]) -> None:
         logs.append(entry)
-        if entry["step"] == stop_at:
+        if stop_at and entry["step"] == stop_at:
             raise Interrupted
 
     common: dict[str, Any] = {"output": folder / "model", "on_log": log}
