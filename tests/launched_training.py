@@ -20,7 +20,7 @@ from fsdp_on_cpu import in_parts, with_fsdp
 from training_tasks import REWARDED, TASKS
 from transformers import GenerationMixin
 
-from constitutional.processes import leads
+from constitutional.processes import leads, rank
 from constitutional.training.checkpoints import Checkpoints
 
 calls = 0
@@ -52,14 +52,18 @@ def run(task: str, policy: Path, folder: Path, stop_at: int = 0, every: int | No
 
     def log(entry: dict[str, Any]) -> None:
         logs.append(entry)
-        if entry["step"] == stop_at:
+        if stop_at and entry["step"] == stop_at:
             raise Interrupted
 
     common: dict[str, Any] = {"output": folder / "model", "on_log": log}
     common["checkpoints"] = Checkpoints(folder / "checkpoints", every)
     if task in REWARDED:
         common["on_reward"] = lambda rows: rewards.extend(row.to_json() for row in rows)
+    heard: list[str] = []
+    if task == "rloo_watched":
+        common["hear"] = lambda records: heard.extend(record.to_json() for record in records)
     result = TASKS[task](policy, **common)
+    (folder / f"heard-{rank()}.json").write_text(json.dumps(heard))
     if leads():
         told = {"result": result.to_json(), "logs": logs, "rewards": rewards, "in_parts": in_parts()}
         (folder / "told.json").write_text(json.dumps(told))

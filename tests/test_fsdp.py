@@ -13,7 +13,7 @@ from rl_tasks import policy_folder
 from test_launched_trainings import HERE, TOLERANCE, launch, weights
 
 pytestmark = pytest.mark.slow
-TASKS = ("sft", "dpo", "rloo", "grpo")
+TASKS = ("sft", "pm", "ensemble", "dpo", "rloo", "grpo")
 SETTINGS = HERE.parent / "examples" / "04_many_gpus" / "fsdp2.yaml"
 
 
