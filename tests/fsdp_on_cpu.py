@@ -1,6 +1,6 @@
 """FSDP2 without a GPU: torch shares weights out over gloo as well, but accelerate turns it on for accelerators only.
 
-    with_fsdp()      before anything trains, in a process that `accelerate launch` started with an FSDP file
+with_fsdp()      before anything trains, in a process that `accelerate launch` started with an FSDP file
 """
 
 from __future__ import annotations

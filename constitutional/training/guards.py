@@ -75,6 +75,7 @@ class WeightWatch:
     """Remembers a model's trainable weights by a checksum each, to tell training from a no-op.
 
     Weights that lie in parts over processes are put together, one at a time: every process must look at them then.
+    Before they are shared out only the leader may hold them (`fsdp_cpu_ram_efficient_loading`), and only it compares.
     DeepSpeed keeps them in the number type it computes in; that rounding alone makes them others than before.
     """
 
@@ -96,7 +97,7 @@ class WeightWatch:
         broken = next((name for name, value in after.items() if not math.isfinite(value)), None)
         if broken is not None:
             raise TrainingError(f"weight {broken} is not finite after step {steps}; nothing was saved")
-        if after == self._before:
+        if self._before and after == self._before:
             raise TrainingError(f"no weight changed in {steps} steps (learning rate or every gradient is zero)")
 
     @staticmethod
@@ -105,7 +106,7 @@ class WeightWatch:
         # The sum of squares beside the sum: a step of +x here and -x there must not cancel.
         sums = {}
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not parameter.is_meta:
                 with _whole(parameter) as p:
                     sums[name] = float(p.double().sum() + 3 * p.double().square().sum())
         return sums
