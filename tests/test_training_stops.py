@@ -14,7 +14,7 @@ import torch
 from rl_tasks import PROMPTS, letters_source, policy_folder
 from safetensors.torch import load_file
 from training_tasks import TASKS
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 
 from constitutional.errors import TrainingError
 from constitutional.training.checkpoints import MARKER, Checkpoints, newest
@@ -56,6 +56,7 @@ def breaks_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
         ("pm", SoftRewardTrainer, 2, math.nan),
         ("dpo", SoftDpoTrainer, 2, math.nan),
         ("grpo", GRPOTrainer, 1, math.nan),
+        ("rloo", RLOOTrainer, 1, math.nan),
     ],
 )
 def test_a_loss_that_is_no_number_stops_at_its_step_and_the_checkpoint_before_stands(
