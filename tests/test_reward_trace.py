@@ -77,7 +77,7 @@ def test_a_reward_goes_down_to_principles_template_judge_and_what_it_said(
     for part in row.parts:
         node, principle = parts[part.name], constitution.principle(part.name)
         (cited,) = node.children
-        assert cited.id == part.name and facts(cited)["digest"] == principle.digest
+        assert cited.id == part.name and facts(cited)["digest"] == lock["principles"][part.name]
         assert node.title == f"{part.score:.4f}" and facts(node)["judge"] == part.by
         if part.name == WHOLE:
             assert facts(cited)["code"] == part.by and part.grade is None

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from accelerate import tracking
 from test_pipeline_rl import SETS, place, run, told  # noqa: F401
-from test_watch_pipeline import BENIGN, benign, watch
+from test_watch_pipeline import BENIGN, ENSEMBLE, benign, watch
 from tiny_scorer import save_tiny_scorer
 
-from constitutional.backends.identity import identify
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError
 from constitutional.pipeline import run_recipe
+from constitutional.pipeline.jury import scorer_identity
 from constitutional.records import assistant, user
 from constitutional.training.ppo.rollouts import Drawn
 from constitutional.training.scorer import PreferenceModel
@@ -78,7 +78,7 @@ def measured(place: Path) -> Iterator[SimpleNamespace]:  # noqa: F811
 def test_a_held_out_preference_model_scores_what_the_probes_drew(measured: SimpleNamespace) -> None:
     model = PreferenceModel(measured.folder)
     assert measured.result.watch.heldout == model.model
-    assert measured.stage.manifest.settings["watch"]["heldout"] == identify(f"model:{measured.folder}", "float32")
+    assert measured.stage.manifest.settings["watch"]["heldout"] == model.model
     lines = (measured.run / "measured" / "prompts.jsonl").read_text().splitlines()
     asked = {row["id"]: row["messages"][0]["content"] for row in map(json.loads, lines)}
     probed = [answer for answer in measured.answers if answer.kind != "benign"]
@@ -109,11 +109,12 @@ def test_a_tracker_of_the_recipe_is_told_every_figure_of_steps_and_probes(measur
 
 
 def test_the_preference_model_that_rewards_holds_nothing_out(place: Path) -> None:  # noqa: F811
-    """Told by its weights, wherever a copy of it stands."""
+    """Told by its weights, wherever a copy of it stands; of an ensemble, too."""
     recipe = place / "in" / "recipe.yaml"
-    sets = [*SETS, f"rl={{algorithm: rloo, steps: 1, {watch(canaries=0)}}}"]
+    sets = [*SETS, f"rl={{algorithm: rloo, steps: 1, {watch(canaries=0)}}}", ENSEMBLE]
     outcome = run_recipe(load_recipe(recipe, sets), recipe, place / "same", until="pm")
     trained = next(step.result for step in outcome.steps if step.name == "pm").folder / "pm"
+    assert scorer_identity(f"model:{trained}") == PreferenceModel(trained).model
     shutil.copytree(trained, place / "in" / "copy")
     with pytest.raises(ConfigError, match=r"rl.watch.heldout: model:copy is the preference model that rewards"):
-        run(place, f"algorithm: rloo, steps: 1, {watch(canaries=0, heldout='model:copy')}", out="same")
+        run(place, f"algorithm: rloo, steps: 1, {watch(canaries=0, heldout='model:copy')}", ENSEMBLE, out="same")

@@ -86,8 +86,9 @@ def test_curves_of_the_principles_and_a_judge_that_holds_out(place: Path) -> Non
     result, _ = told(stage)
     assert result.watch is not None and result.watch.end is None and set(stage.manifest.inputs) == {"gate", "pm"}
     assert {"graded", "judge", "template", "prompts", "canaries"} <= set(stage.manifest.settings["watch"])
-    # the scripted judge gives every grade of every principle the same odds, so their mean is what one of them comes to
-    odds = [exp(-1.0 - grade) for grade in range(1, 11)]
+    # the scripted judge grades under every principle alike, so their mean is what one of them comes to; what it says
+    # of "1" may go on to be "10"
+    odds = [exp(-2.0) * (1 - exp(-1.0)), *(exp(-1.0 - grade) for grade in range(2, 11))]
     expected = sum(odd * (2 * i / 9 - 1) for i, odd in enumerate(odds)) / sum(odds)
     lines = (stage.folder / "probes.jsonl").read_text().splitlines()
     scored = [ProbeAnswer.model_validate_json(line) for line in lines]
