@@ -250,6 +250,16 @@ class HumanLabel(Record):
     source: str
 
 
+class Said(Record):
+    """What a judge said to whether a principle applies, as a judgment (in `raw`) or a grade that rests on it keeps."""
+
+    p: float | None
+    template: str
+    judge: str
+    logprobs: tuple[float, ...]
+    mass: float | None
+
+
 class JudgmentSample(Record):
     """One text a judge drew for a question: a reasoning before its verdict (mode `cot`), or a verdict (`vote`)."""
 

@@ -103,7 +103,7 @@ def test_judge_checks_and_preference_model_reward_together(place: Path, draw: st
     for row in whole:  # answers to one prompt are graded under the same principle
         assert by_prompt[row.prompt_id] == {p.name for p in row.parts if p.kind == "judge"}
     text = render_trace(trace(place / "run", record_id(whole[0])))
-    assert ("PROBLEM" not in text and "judge kind@1.0.0" in text) or "judge safe@1.0.0" in text
+    assert "PROBLEM" not in text and ("judge kind@1.0.0" in text or "judge safe@1.0.0" in text)
 
 
 def test_a_conditioned_ensemble_rewards_as_a_part_and_starts_the_critic(place: Path) -> None:

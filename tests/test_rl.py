@@ -1,3 +1,5 @@
+import statistics
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.records import Prompt, assistant, user
 from constitutional.training.rewards import Rewards, RewardSource, Scored, by_preference_model
-from constitutional.training.rl import train_rl
+from constitutional.training.rl import TRAINERS, train_rl
 from constitutional.training.rows import RewardRow
 from constitutional.training.scorer import PreferenceModel
 
@@ -156,6 +158,46 @@ def test_identical_rewards_train_nothing_and_say_so(run, monkeypatch):
     monkeypatch.setattr(LetterModel, "score", lambda self, dialogues: [1.0] * len(dialogues))
     with pytest.raises(TrainingError, match="no weight changed in 2 steps"):
         run(kl=0.0, rewards=[by_preference_model(LetterModel())])
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_a_step_without_any_reward_stops(run, tmp_path, algorithm):
+    rows = []
+    down = RewardSource("kind@1.0.0", "judge", "a judge", 1.0, lambda _, texts: [Scored(error="no grade")] * len(texts))
+    with pytest.raises(TrainingError, match=r"^no rollout of step 1 has a reward: no grade$"):
+        run(algorithm=algorithm, rewards=[down], on_reward=rows.extend)
+    assert len(rows) == 8 and not (tmp_path / "rl").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_a_rollout_the_judge_cannot_grade_has_no_part_in_what_is_learned(run, algorithm, monkeypatch):
+    """Its advantage is 0, those of its group are as if it had not been drawn; a reward of 0 would shift them all."""
+    trainer, rows, advantages = TRAINERS[algorithm][1], [], []
+    real = trainer._generate_and_score_completions
+
+    def spy(self, inputs):
+        found = real(self, inputs)
+        advantages.extend(found["advantages"].flatten().tolist())
+        return found
+
+    def score(prompts, texts):
+        return [Scored(error="no grade") if i in (1, 6) else Scored(5.0 + i * i) for i in range(len(texts))]
+
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", spy)
+    judge = RewardSource("kind@1.0.0", "judge", "a judge", 1.0, score)
+    run(algorithm=algorithm, rewards=[judge], on_reward=rows.extend, steps=1, kl=0.0)
+    assert len(advantages) == len(rows) == 8 and sum(row.score is None for row in rows) >= 2
+    for start in (0, 4):
+        group = [row.score for row in rows[start : start + 4]]
+        for i, score in enumerate(group):
+            others = [other for j, other in enumerate(group) if j != i and other is not None]
+            if score is None:
+                expected = 0.0
+            elif algorithm == "rloo":
+                expected = score - statistics.mean(others)
+            else:
+                expected = (score - statistics.mean([*others, score])) / (statistics.stdev([*others, score]) + 1e-4)
+            assert advantages[start + i] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_empty_completions_and_flat_groups_are_counted_not_scored():

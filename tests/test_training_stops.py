@@ -14,12 +14,14 @@ import torch
 from rl_tasks import PROMPTS, letters_source, policy_folder
 from safetensors.torch import load_file
 from training_tasks import TASKS
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 
 from constitutional.errors import TrainingError
+from constitutional.settings import PpoSettings
 from constitutional.training.checkpoints import MARKER, Checkpoints, newest
 from constitutional.training.dpo import SoftDpoTrainer
 from constitutional.training.ppo import stage
+from constitutional.training.ppo.stage import train_ppo
 from constitutional.training.preference_model import SoftRewardTrainer
 from constitutional.training.rewards import Rewards, RewardSource, Scored
 from constitutional.training.rl import train_rl
@@ -56,6 +58,7 @@ def breaks_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
         ("pm", SoftRewardTrainer, 2, math.nan),
         ("dpo", SoftDpoTrainer, 2, math.nan),
         ("grpo", GRPOTrainer, 1, math.nan),
+        ("rloo", RLOOTrainer, 1, math.nan),
     ],
 )
 def test_a_loss_that_is_no_number_stops_at_its_step_and_the_checkpoint_before_stands(
@@ -171,6 +174,34 @@ def test_rewards_that_are_all_alike_teach_nothing_and_the_run_says_so(
             on_reward=rows.extend,
         )
     assert len(rows) == 16 and {row.score for row in rows} <= {0.5, None}
+
+
+def equal_ppo(policy: Path, output: Path, **given: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """PPO where every rollout is worth the same, and what it logged."""
+    logs: list[dict[str, Any]] = []
+    common = {"prompts_per_step": 2, "generations": 4, "max_tokens": 4, "temperature": 1.0, "kl": 0.0, "seed": 0}
+    settings = PpoSettings(critic="policy", learning_rate=1e-3, epochs=1, **given.pop("own", {}))
+    result = train_ppo(
+        PROMPTS,
+        policy=policy,
+        rewards=[source("check", lambda count: [0.5] * count)],
+        preference_model=None,
+        output=output,
+        settings=settings,
+        on_log=logs.append,
+        **common,
+        **given,
+    )
+    return result, logs
+
+
+def test_ppo_counts_steps_whose_rewards_are_all_alike(policy: Path, tmp_path: Path) -> None:
+    """Its critic tells one place in an answer from another, so it goes on, and says so."""
+    with pytest.raises(TrainingError, match="no weight changed in 1 steps"):  # undiscounted, every token is worth 0.5
+        equal_ppo(policy, tmp_path / "rl", steps=1, own={"lam": 1.0})
+    result, logs = equal_ppo(policy, tmp_path / "rl", steps=2)
+    assert (result.groups, result.zero_spread_groups) == (2, 2)
+    assert [row["reward_std"] for row in logs] == [0.0, 0.0] and [row["reward"] for row in logs] == [0.5, 0.5]
 
 
 def test_a_folder_without_its_marker_is_no_checkpoint_and_is_removed(policy: Path, tmp_path: Path) -> None:

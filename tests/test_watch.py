@@ -139,6 +139,13 @@ def test_a_rule_fires_where_its_bound_says(bound, values, fires):
             assert event.action == ("stop" if measured else "none")
 
 
+def test_a_step_on_rollouts_of_an_earlier_one_misses_no_figure_of_rollouts():
+    rules = Rules([WatchRule(figure="boilerplate", above=0.5), WatchRule(figure="kl", above=0.5)])
+    assert rules.of_steps({"reward": 1.0, "kl": 0.1, "boilerplate": 0.2}) == {"boilerplate": 0.2, "kl": 0.1}
+    assert rules.of_steps({"loss": 1.0, "kl": 0.1}) == {"kl": 0.1}
+    assert rules.of_steps({"reward": 1.0, "kl": 0.1}) == {"boilerplate": None, "kl": 0.1}  # it should be there
+
+
 @pytest.mark.parametrize(
     ("watch", "message"),
     [

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from math import exp
 from pathlib import Path
 
 import pytest
-from test_pipeline_rl import place, run, told  # noqa: F401
+from test_pipeline_rl import SETS, place, run, told  # noqa: F401
 
 from constitutional.audit.status import render_status, status
+from constitutional.audit.trace import render_trace, trace
+from constitutional.config import load_recipe
 from constitutional.errors import ConfigError
+from constitutional.pipeline.apart import conversation_digest
+from constitutional.pipeline.inputs import Inputs, load_inputs
+from constitutional.pipeline.optimising import rl_prompts
 from constitutional.training.pm_folder import weights_identity
 from constitutional.training.scorer import PreferenceModel
 from constitutional.training.watch.probe import ProbeAnswer
@@ -80,8 +86,51 @@ def test_curves_of_the_principles_and_a_judge_that_holds_out(place: Path) -> Non
     result, _ = told(stage)
     assert result.watch is not None and result.watch.end is None and set(stage.manifest.inputs) == {"gate", "pm"}
     assert {"graded", "judge", "template", "prompts", "canaries"} <= set(stage.manifest.settings["watch"])
+    # the scripted judge grades under every principle alike, so their mean is what one of them comes to; what it says
+    # of "1" may go on to be "10"
+    odds = [exp(-2.0) * (1 - exp(-1.0)), *(exp(-1.0 - grade) for grade in range(2, 11))]
+    expected = sum(odd * (2 * i / 9 - 1) for i, odd in enumerate(odds)) / sum(odds)
+    lines = (stage.folder / "probes.jsonl").read_text().splitlines()
+    scored = [ProbeAnswer.model_validate_json(line) for line in lines]
+    scored = [answer for answer in scored if answer.text.strip()]
+    assert scored and [answer.heldout_reward for answer in scored] == pytest.approx([expected] * len(scored))
+    logged = [json.loads(line) for line in (place / "watched" / "metrics.jsonl").read_text().splitlines()]
+    found = [row["probe/heldout_reward"] for row in logged if row["key"] == stage.key and "probe/reward" in row]
+    assert found == pytest.approx([expected] * 2)
+    tree = trace(place / "watched", stage.key)
+    assert "PROBLEM" not in render_trace(tree)
+    assert [node.id for node in tree.children if node.kind == "principle"] == [
+        f"{name}@1.0.0" for name in ("kind", "honest", "safe")
+    ]
     page = (place / "watched" / "report.html").read_text("utf-8")
     assert "Probes: whole@1.0.0" in page and "No rule ended the run." in page
+
+
+def test_what_the_watch_asks_is_trained_on_under_no_other_kind(place: Path) -> None:  # noqa: F811
+    red = [json.loads(line) for line in (place / "in" / "red.jsonl").read_text().splitlines()]
+    again = [{"prompt": row["prompt"].upper() + " "} for row in red if row["split"] == "train"]
+    others = [{"prompt": f"Another {i}"} for i in range(3)]
+    for name, rows in (("same", again + others), ("calm", others[:1])):
+        (place / "in" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = ("stages=[rl]", "prompts.helpful={path: same.jsonl}", "prompts.benign={path: calm.jsonl}")
+    recipe = place / "in" / "recipe.yaml"
+
+    def chosen(rl: str) -> tuple[Inputs, list[str]]:
+        inputs = load_inputs(load_recipe(recipe, [*SETS, *sets, f"rl={{{rl}}}"]), recipe)
+        return inputs, [conversation_digest(prompt.messages) for prompt in rl_prompts(inputs)]
+
+    drawn = f"algorithm: ppo, {DRAWS}, {OWN.replace('}', ', critic: head}')}, rewards: [{{kind: check}}]"
+    inputs, every = chosen(drawn)
+    kept = chosen(f"{drawn}, {watch(prompts=3)}")[1]
+    assert len(every) == 6 + 6 + 3 and len(set(every)) == 9
+    _, stage = run(place, f"{drawn}, {watch(prompts=3)}", *sets, out="apart")
+    said = {prompt.id: conversation_digest(prompt.messages) for prompt in inputs.prompts}
+    lines = (stage.folder / "probes.jsonl").read_text().splitlines()
+    asked = {said[ProbeAnswer.model_validate_json(line).prompt_id] for line in lines}
+    _, rows = told(stage)
+    trained = {said[row.prompt_id] for row in rows}
+    assert trained and asked and not trained & asked
+    assert not set(kept) & asked and set(kept) | asked == set(every)  # nothing else is left out
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,23 @@ def test_a_rule_of_the_steps_ends_the_run(policy, tmp_path, algorithm):
     assert (result.steps, result.watch.stopped_step, result.watch.saved_step, result.watch.probes) == (2, 2, 2, 2)
     stepped = [row for row in logs if "loss" in row]
     assert {"repetition", "distinct_2", "empty", "boilerplate", "entropy", "kl"} <= stepped[0].keys()
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_rollouts_that_are_learned_from_twice_are_looked_at_once(policy, tmp_path, algorithm):
+    """A step that draws nothing has no figures of rollouts: nothing is missing, and no rule counts it."""
+    logs, events = [], []
+    rules = [
+        WatchRule(figure="distinct_2", below=2.0, action="lower_lr", factor=0.5, times=2),  # always broken
+        WatchRule(figure="boilerplate", above=2.0),
+        WatchRule(figure="kl", above=1e9),
+    ]
+    watching = light(None, *rules, every=9, on_event=events.append)
+    result = train(
+        algorithm, policy, tmp_path / "rl", rewards=VARIED, watching=watching, steps=4, on_log=logs.append,
+        trl={"num_iterations": 2},
+    )  # fmt: skip
+    stepped = [row for row in logs if "loss" in row]
+    assert [row["step"] for row in stepped if "distinct_2" in row] == [1, 3]  # TRL does draw every other step only
+    assert [(event.step, event.figure, event.action) for event in events] == [(3, "distinct_2", "lower_lr")]
+    assert result.watch.events == tuple(events) and result.completions == 16

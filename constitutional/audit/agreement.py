@@ -9,18 +9,19 @@ from constitutional.audit.current import RunView
 from constitutional.audit.index import Entry, Index
 from constitutional.audit.trace_node import PROBLEM, Fact, check
 from constitutional.evaluation.answers import EvaluatedAnswer
-from constitutional.feedback.applies import APPLIES, Said
+from constitutional.feedback.applies import APPLIES
 from constitutional.feedback.checked import compare_scores
 from constitutional.feedback.gate import Labelled, sureness
 from constitutional.feedback.judging.reread import reread
+from constitutional.feedback.judging.score import expected_score, grade_shares
 from constitutional.feedback.label import CLAMP, Clamp, clamped, opinions
 from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration, calibrated, calibration_lines
 from constitutional.feedback.label.rules import combined
 from constitutional.feedback.label.weights import WEIGHTS, FittedWeights
 from constitutional.feedback.options import option_probability
-from constitutional.records import Answer, Comparison, Judgment, Preference, Revision
+from constitutional.records import Answer, Comparison, Judgment, Preference, Revision, Said
 from constitutional.settings import LabelSettings
-from constitutional.training.rows import PreferenceRow, SftRow
+from constitutional.training.rows import PreferenceRow, RewardPart, RewardRow, SftRow, weighted_sum
 
 _CLOSE = 1e-9
 
@@ -91,16 +92,45 @@ def applies_said(judgment: Judgment) -> Said | None:
         return None
 
 
+def said_agrees(said: Said) -> list[Fact]:
+    """Whether the p of "applies" follows from its log-probabilities."""
+    if len(said.logprobs) != 2:  # infinite ones are not recorded
+        return []
+    p = option_probability(said.logprobs)[1]
+    same = p is not None and said.p is not None and abs(p - said.p) < _CLOSE
+    return check(same, f"p of applies is {said.p}, but its log-probabilities give {p}")
+
+
+def reward_agrees(row: RewardRow) -> list[Fact]:
+    """A reward against the parts it names."""
+    if not row.parts:
+        return []
+    made = weighted_sum(row.parts)
+    same = made == row.score if made is None or row.score is None else abs(made - row.score) < _CLOSE
+    return check(same, f"its parts give {made}, not {row.score}")
+
+
+def grade_agrees(part: RewardPart) -> list[Fact]:
+    """A judge's score of a rollout against the grades it keeps, and whether it was to be asked for one."""
+    grade = part.grade
+    if grade is None:
+        return []
+    facts: list[Fact] = []
+    if grade.logprobs and part.score is not None:
+        made = expected_score(grade_shares(grade.logprobs))
+        facts += check(abs(made - part.score) < _CLOSE, f"its log-probabilities give {made:.4f}, not {part.score:.4f}")
+    if (said := grade.applies) is None or part.error is not None:
+        return facts + check(not part.silent, "neither a score nor a word on why there is none")
+    follows = said.p is not None and (said.p >= APPLIES) != part.silent
+    return facts + said_agrees(said) + check(follows, f"score {part.score}, though p of applies is {said.p}")
+
+
 def _applies_agrees(judgment: Judgment) -> list[Fact]:
     """Whether the p of "applies" follows from its log-probabilities, and the judgment from that p."""
     said = applies_said(judgment)
     if said is None:
         return []
-    facts: list[Fact] = []
-    if len(said.logprobs) == 2:  # infinite ones are not recorded
-        p = option_probability(said.logprobs)[1]
-        same = p is not None and said.p is not None and abs(p - said.p) < _CLOSE
-        facts += check(same, f"p of applies is {said.p}, but its log-probabilities give {p}")
+    facts = said_agrees(said)
     if judgment.mode == "applies":
         own = (said.logprobs, said.mass, said.judge, said.template)
         recorded = (judgment.logprobs, judgment.mass, judgment.judge, judgment.template_digest)

@@ -8,9 +8,11 @@ from constitutional.audit.agreement import (
     label_agrees,
     parents_agree,
     probability_agrees,
+    reward_agrees,
     turned_as_labelled,
 )
 from constitutional.audit.index import Entry, Index
+from constitutional.audit.lineage_rewards import part_node
 from constitutional.audit.lineage_steps import judgments_behind, step_node, system_node
 from constitutional.audit.trace_node import (
     Fact,
@@ -19,10 +21,13 @@ from constitutional.audit.trace_node import (
     code_of,
     dialogue_text,
     ledger_facts,
+    logprobs_text,
     missing,
     model_facts,
     principle_node,
     prompt_node,
+    said_by,
+    said_facts,
     seed_facts,
     template_facts,
     where,
@@ -161,9 +166,13 @@ def _judgment(ix: Index, judgment: Judgment, *, whole: bool) -> TraceNode:
     """`whole` puts the comparison under it as well."""
     p = "none" if judgment.p_a is None else f"{judgment.p_a:.4f}"
     mass = "none" if judgment.mass is None else f"{judgment.mass:.4f}"
-    logprobs = ", ".join(f"{value:.4f}" for value in judgment.logprobs) or "none"
     facts: list[Fact] = [("order", judgment.order), ("outcome", judgment.outcome), ("p of a", p)]
-    facts += [("log-probabilities", logprobs), ("mass", mass), ("mode", judgment.mode), ("key", judgment.key)]
+    facts += [
+        ("log-probabilities", logprobs_text(judgment.logprobs)),
+        ("mass", mass),
+        ("mode", judgment.mode),
+        ("key", judgment.key),
+    ]
     facts += _asked(ix, judgment)
     facts += [("seed", str(judgment.seed)), *ledger_facts(ix, judgment)]
     facts += probability_agrees(judgment)
@@ -200,12 +209,8 @@ def _applies(ix: Index, judgment: Judgment) -> list[Fact]:
     said = applies_said(judgment)
     if said is None:
         return []
-    logprobs = ", ".join(f"{value:.4f}" for value in said.logprobs) or "none"
-    facts: list[Fact] = [("p of applies", "none" if said.p is None else f"{said.p:.4f}")]
-    facts += [("its log-probabilities", logprobs), ("its mass", "none" if said.mass is None else f"{said.mass:.4f}")]
-    if judgment.mode == "applies":  # told as the judgment's own
-        return facts
-    return facts + model_facts(ix, "judge of that", said.judge, "judge") + template_facts(ix, [said.template])
+    # of mode "applies" judge and template are told as the judgment's own
+    return said_facts(said) + (said_by(ix, said) if judgment.mode != "applies" else [])
 
 
 def _preference(ix: Index, preference: Preference) -> TraceNode:
@@ -249,10 +254,8 @@ def _reward_row(ix: Index, row: RewardRow, row_id: str) -> TraceNode:
     none = f"none ({failed[0]})" if failed else "none (empty completion)" if not row.parts else "none"
     score = none if row.score is None else f"{row.score:.4f}"
     facts: list[Fact] = [("rl step", str(row.step)), ("score", score), ("completion", row.completion)]
-    for part in row.parts:
-        said = part.error or f"{part.score:.4f}"
-        facts.append((f"{part.kind} {part.name}", f"{said} (weight {part.weight:g}, by {part.by})"))
-    followed: list[TraceNode] = []
+    facts += reward_agrees(row)
+    followed = [part_node(ix, part) for part in row.parts]
     if row.preference_model is not None:
         facts.append(("preference model", row.preference_model))
         trained = ix.view.figures("pm", "result.json", PreferenceModelResult)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from constitutional.audit.index import Index
 from constitutional.audit.trace_node import (
@@ -94,12 +95,20 @@ def _prompt_of(ix: Index, row: Record | StageResult) -> str | None:
 def _settings(ix: Index, result: StageResult) -> list[Fact]:
     settings, manifest = result.manifest.settings, result.manifest
     facts: list[Fact] = [("seed", str(manifest.seed))] if manifest.seed is not None else []
+    watch = settings.get("watch")
+    told = [settings, *([watch] if isinstance(watch, dict) else [])]
     for name, role in (("policy", "policy"), ("critic", "feedback"), ("judge", "judge")):
-        identity = settings.get(name)
+        identity = next((one[name] for one in told if name in one), None)
         facts += model_facts(ix, name, identity, role) if isinstance(identity, str) else []
-    templates = settings.get("templates")
-    facts += template_facts(ix, [str(t) for t in templates]) if isinstance(templates, list) else []
-    return facts
+    found = [str(t) for one in told for t in _templates(one)]
+    return facts + template_facts(ix, list(dict.fromkeys(found)))
+
+
+def _templates(settings: Mapping[str, object]) -> list[object]:
+    """The digests a step's settings hold of its templates: of all it asks with, or of those an rl step grades with."""
+    named = settings.get("templates")
+    single = [settings[name] for name in ("template", "applies_template") if name in settings]
+    return [*(named if isinstance(named, list) else []), *single]
 
 
 def _software(result: StageResult, told: set[str]) -> list[Fact]:
@@ -114,6 +123,8 @@ def _software(result: StageResult, told: set[str]) -> list[Fact]:
 
 def _principles(ix: Index, name: str, result: StageResult) -> list[TraceNode]:
     """The principles a step asked under, as its settings record them: rows of a ref and the request texts it used."""
+    if name == "rl":
+        return _graded(ix, result)
     if name not in _REQUESTS:
         return []
     recorded = result.manifest.settings.get("principles")
@@ -121,6 +132,24 @@ def _principles(ix: Index, name: str, result: StageResult) -> list[TraceNode]:
         return [missing("principle", "?", "not recorded in the step's settings")]
     kind: Kind = "revision" if name == "revise" else "comparison"
     return [_principle(ix, row, _REQUESTS[name], kind) for row in recorded]
+
+
+def _graded(ix: Index, result: StageResult) -> list[TraceNode]:
+    """The principles a judge graded rollouts by, or a watch's answers: no step has both."""
+    settings = result.manifest.settings
+    watch = settings.get("watch")
+    if "graded" not in settings and isinstance(watch, dict):
+        settings = watch
+    rows, cases = settings.get("graded", []), settings.get("applies_when", [])
+    if not _pairs(rows) or not _pairs(cases):
+        return [missing("principle", "?", "not recorded in the step's settings as its ref and its request texts")]
+    asked = {str(ref): text for ref, text in cases}
+    requests = ("score_request", "applies_when")
+    return [principle_node(ix, str(ref), None, requests, [text, asked.get(str(ref))]) for ref, text in rows]
+
+
+def _pairs(rows: object) -> TypeGuard[list[list[object]]]:
+    return isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows)
 
 
 def _principle(ix: Index, row: object, requests: Sequence[str], kind: Kind) -> TraceNode:

@@ -187,10 +187,15 @@ def _rewards(view: RunView, ref: str, model: str | None) -> Rows | None:
         rows = _raw(view, "rl", "rewards.jsonl", model)
         ids = [short_digest(row) for row in rows if weights_identity(row.get("preference_model") or "") == model]
     named = _raw(view, "rl", "rewards.jsonl", _quoted(ref))
-    own = [short_digest(row) for row in named if any(part["name"] == ref for part in row.get("parts", ()))]
+    own = [short_digest(row) for row in named if any(_spoke(part, ref) for part in row.get("parts", ()))]
     told = set(ids)
     ids += [row_id for row_id in own if row_id not in told]
     return Rows(file="rl/rewards.jsonl", ids=tuple(ids)) if ids or model is not None else None
+
+
+def _spoke(part: dict[str, Any], ref: str) -> bool:
+    """Whether a part of a reward is a principle's, and not one that has nothing to say of its rollout."""
+    return part["name"] == ref and (part["score"] is not None or part.get("error") is not None)
 
 
 def _counts(outcomes: dict[str, int]) -> str:

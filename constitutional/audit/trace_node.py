@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from constitutional.audit.index import Entry, Index
 from constitutional.checks import coded_digest
-from constitutional.records import Dialogue, Judgment, Record
+from constitutional.records import Dialogue, Judgment, Record, Said
 
 Fact = tuple[str, str]
 
@@ -143,6 +143,23 @@ def model_facts(ix: Index, name: str, identity: str, role: str) -> list[Fact]:
     """A model that took part, checked against the one the run locked for its role."""
     locked = ix.view.lock.get("models", {}).get(role)
     return [(name, identity), *check(identity == locked, f"the run locked {locked} as its {role}, not {identity}")]
+
+
+def logprobs_text(logprobs: Sequence[float]) -> str:
+    """Log-probabilities in a row."""
+    return ", ".join(f"{value:.4f}" for value in logprobs) or "none"
+
+
+def said_facts(said: Said) -> list[Fact]:
+    """What a judge said to whether a principle applies."""
+    facts: list[Fact] = [("p of applies", "none" if said.p is None else f"{said.p:.4f}")]
+    facts += [("its log-probabilities", logprobs_text(said.logprobs))]
+    return [*facts, ("its mass", "none" if said.mass is None else f"{said.mass:.4f}")]
+
+
+def said_by(ix: Index, said: Said) -> list[Fact]:
+    """Which judge said it, and to which template."""
+    return model_facts(ix, "judge of that", said.judge, "judge") + template_facts(ix, [said.template])
 
 
 def ledger_facts(ix: Index, judgment: Judgment) -> list[Fact]:

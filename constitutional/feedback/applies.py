@@ -17,7 +17,7 @@ from pydantic import Field
 from constitutional.backends import Backend, Likelihood
 from constitutional.feedback.options import OPTION_TOKENS, option_probability
 from constitutional.principles import Principle
-from constitutional.records import Dialogue, Failure, Identified, Record, Usage, digest
+from constitutional.records import Dialogue, Failure, Identified, Record, Said, Usage, digest
 from constitutional.templates import TemplatePack
 
 APPLIES = 0.5
@@ -25,16 +25,6 @@ APPLIES = 0.5
 
 Known = Callable[[Sequence[str]], Mapping[str, "Applicability"]]
 """Looks up verdicts given before by key."""
-
-
-class Said(Record):
-    """What a judge said to whether a principle applies, as a judgment that rests on it keeps it in `raw`."""
-
-    p: float | None
-    template: str
-    judge: str
-    logprobs: tuple[float, ...]
-    mass: float | None
 
 
 class CaseRow(Record):
@@ -79,7 +69,7 @@ class Applicability(Identified):
 
     @property
     def said(self) -> Said:
-        """What a judgment keeps of it."""
+        """What a judgment, or a grade, keeps of it."""
         return Said(
             p=self.p_applies, template=self.template_digest, judge=self.judge, logprobs=self.logprobs, mass=self.mass
         )

@@ -48,13 +48,13 @@ def scorer_identity(spec: str) -> str:
 
     Raises:
         BackendError: the packages to read it are not there.
-        ConfigError: it is no folder with safetensors weights.
+        ConfigError: it is no folder with safetensors weights, and no ensemble of such.
     """
     try:
-        from constitutional.training.scorer import weights_digest
+        from constitutional.training.scorer import folder_digest
     except ImportError as error:
         raise BackendError(f"{spec}: a preference model needs torch and transformers: {error}") from error
-    return f"pm-{weights_digest(spec.removeprefix(MODEL))}"
+    return f"pm-{folder_digest(spec.removeprefix(MODEL))}"
 
 
 def jury(recipe: Recipe, own: str, locate: Callable[[str], str], requests: tuple[str, ...]) -> list[Juror]:

@@ -6,10 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from constitutional.pipeline.apart import conversation_digest
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
+from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.preference_rows import human_comparisons, preferences_key
 from constitutional.pipeline.rewarding import open_rewards, rewards_key
-from constitutional.pipeline.watching import OnAnswers, open_watch, probe_prompts, watch_key
+from constitutional.pipeline.watching import OnAnswers, canaries, open_watch, probe_prompts, watch_key
 from constitutional.records import Prompt, seed_for
 from constitutional.runs import StageResult
 from constitutional.settings import DpoSettings, PpoSettings
@@ -45,15 +47,22 @@ def rl_key(ctx: Context) -> dict[str, object]:
     }
 
 
-def rl_prompts(ctx: Context) -> list[Prompt]:
-    """The prompts to train on: red-team and helpful ones in turn, in a seeded order, without those of the watch."""
-    return _all_prompts(ctx)[len(probe_prompts(ctx, _all_prompts(ctx))) :]
+def rl_prompts(inputs: Inputs) -> list[Prompt]:
+    """The prompts to train on: red-team and helpful ones in turn, in a seeded order, without those of the watch.
+
+    What the watch asks is told apart by what it says: the same conversation may stand in the files of two kinds.
+    """
+    prompts, watch = _all_prompts(inputs), inputs.recipe.rl.watch
+    if watch is None:
+        return prompts
+    asked = {conversation_digest(p.messages) for p in (*probe_prompts(inputs, prompts), *canaries(inputs, watch))}
+    return [prompt for prompt in prompts if conversation_digest(prompt.messages) not in asked]
 
 
-def _all_prompts(ctx: Context) -> list[Prompt]:
-    kinds = [ctx.select("red_team", "train"), ctx.select("helpful", "train")]
+def _all_prompts(inputs: Inputs) -> list[Prompt]:
+    kinds = [inputs.select("red_team", "train"), inputs.select("helpful", "train")]
     for kind in kinds:
-        random.Random(seed_for(ctx.recipe.seed, "rl")).shuffle(kind)
+        random.Random(seed_for(inputs.recipe.seed, "rl")).shuffle(kind)
     return _interleaved(*kinds)
 
 

@@ -18,6 +18,7 @@ from constitutional.records import Prompt, seed_for
 from constitutional.settings import RewardSettings
 from constitutional.training.pm_folder import Condition
 from constitutional.training.rewards import RewardSource, Scored, by_check, by_preference_model
+from constitutional.training.rows import Grade
 
 
 def reward_principles(inputs: Inputs, part: RewardSettings) -> list[Principle]:
@@ -70,14 +71,13 @@ def rewards_key(ctx: Context) -> dict[str, object]:
 
     Nothing where only a preference model rewards that reads none.
     """
-    key: dict[str, object] = {}
-    for part in ctx.recipe.rl.parts:
-        principles = reward_principles(ctx, part)
-        key |= ctx.code_key(principles) if part.kind == "check" else {}
-        if part.kind == "judge":
-            key |= judge_key(ctx, principles)
-        if part.kind == "preference_model" and (asked := _conditions(ctx)):
-            key["conditions"] = [condition.model_dump(mode="json") for condition in asked]
+    parts = ctx.recipe.rl.parts
+    judged, coded = (
+        [p for part in parts if part.kind == kind for p in reward_principles(ctx, part)] for kind in ("judge", "check")
+    )
+    key = ctx.code_key(coded) | (judge_key(ctx, judged) if judged else {})
+    if any(part.kind == "preference_model" for part in parts) and (asked := _conditions(ctx)):
+        key["conditions"] = [condition.model_dump(mode="json") for condition in asked]
     return key
 
 
@@ -160,6 +160,7 @@ def _judged(ctx: Context, done: Done, principles: Sequence[Principle], part: Rew
 def by_judge(ctx: Context, principle: Principle, backend: Backend, weight: float) -> RewardSource:
     """A judge's grade of the answer under one principle; of prompts it does not apply to it has no opinion."""
     verdicts: dict[str, Applicability] = {}
+    grade = Grade(principle_digest=principle.digest, template_digest=ctx.pack.digest("score"))
 
     def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Scored]:
         new = {p.id: p.messages for p in prompts if p.id not in verdicts}
@@ -172,12 +173,15 @@ def by_judge(ctx: Context, principle: Principle, backend: Backend, weight: float
             case = verdicts.get(prompt.id)
             if case is None or case.applies:
                 asked.append(i)
-            elif case.applies is None:
-                scored[i] = Scored(error="the judge did not say whether the principle applies")
+                continue
+            unread = "the judge did not say whether the principle applies" if case.applies is None else None
+            scored[i] = Scored(error=unread, grade=grade.model_copy(update={"applies": case.said}))
         conversations, answers = [prompts[i].messages for i in asked], [texts[i] for i in asked]
         grades = grade_answers(conversations, answers, principle, backend=backend, pack=ctx.pack) if asked else []
         for i, found in zip(asked, grades, strict=True):
-            scored[i] = Scored(found.value, found.error)
+            case = verdicts.get(prompts[i].id)
+            said = {"logprobs": found.logprobs, "mass": found.mass, "applies": case.said if case else None}
+            scored[i] = Scored(found.value, found.error, grade.model_copy(update=said))
         return scored
 
     return RewardSource(principle.ref, "judge", backend.model, weight, score)

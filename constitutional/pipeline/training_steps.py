@@ -66,6 +66,7 @@ def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> 
                 source_id=revision.id,
                 principle=step.principle,
                 origin="revision",
+                complete="truncated" not in step.flags,
             )
             rows.append(row)
     for answer in answers[: round(settings.helpful_ratio * len(rows))]:

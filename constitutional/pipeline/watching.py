@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from constitutional.backends.identity import identify
 from constitutional.config import resolve_path
 from constitutional.errors import ConfigError
 from constitutional.evaluation.refusal import classify
 from constitutional.pipeline.context import Context, Done
 from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.jury import scorer_identity
 from constitutional.pipeline.rewarding import judge_key, judge_sources, kept_out, reward_principles
 from constitutional.records import Prompt
 from constitutional.settings import RewardSettings
@@ -52,7 +52,7 @@ def check_watch(inputs: Inputs, steps: Sequence[str]) -> None:
             raise ConfigError("stages: rl.watch.heldout: judge needs 'gate', which is left out")
         reward_principles(inputs, RewardSettings(kind="judge"))
     elif watch.heldout is not None:
-        identify(_folder_spec(inputs, watch.heldout), "float32")
+        scorer_identity(_folder_spec(inputs, watch.heldout))
     if any(rule.figure == "probe/refusal" for rule in watch.rules) and not canaries(inputs, watch):
         raise ConfigError("rl.watch.rules: probe/refusal needs benign prompts (prompts.benign)")
 
@@ -83,7 +83,7 @@ def watch_key(ctx: Context, prompts: list[Prompt]) -> dict[str, object]:
     if watch.heldout == "judge":
         key |= judge_key(ctx, reward_principles(ctx, RewardSettings(kind="judge")))
     elif watch.heldout is not None and watch.heldout != "member":
-        key["heldout"] = identify(_folder_spec(ctx, watch.heldout), "float32")
+        key["heldout"] = scorer_identity(_folder_spec(ctx, watch.heldout))
     return {"watch": key}
 
 

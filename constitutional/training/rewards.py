@@ -1,7 +1,8 @@
 """The reward of RL: a weighted sum of what a preference model, a judge and checks say of a rollout, all recorded.
 
 A part may have no opinion of a rollout (a check that does not apply, a principle not drawn for the prompt) and adds
-nothing then. A part that fails leaves the rollout without a reward: it is counted, and no algorithm learns from it.
+nothing then. A part that fails leaves the rollout without a reward: it is counted, and its advantage is 0. That is all
+there is of it under `rloo` and `ppo`; the loss of `grpo` has a KL term of its own, in which its tokens count as any.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from constitutional.errors import BackendError, TrainingError
 from constitutional.processes import processes
 from constitutional.records import Dialogue, Prompt, assistant
 from constitutional.settings import RewardKind
-from constitutional.training.rows import RewardPart, RewardRow
+from constitutional.training.rows import Grade, RewardPart, RewardRow, weighted_sum
 
 OnReward = Callable[[list[RewardRow]], None]
 Measured = Callable[[Sequence[RewardRow]], Mapping[str, float]]
@@ -29,10 +30,11 @@ NAME_OF_MODEL = "preference_model"
 
 @dataclass(frozen=True)
 class Scored:
-    """What a part says of one rollout: a number, nothing, or what went wrong."""
+    """What a part says of one rollout: a number, nothing, or what went wrong; of a judge also what that rests on."""
 
     value: float | None = None
     error: str | None = None
+    grade: Grade | None = None
 
 
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[Scored]]
@@ -133,11 +135,16 @@ class Rewards:
         log_metric: Callable[[str, float], None] | None = None,
         **_: Any,
     ) -> list[float | None]:
-        """Rewards of one generation batch of TRL; None is left out of its baselines."""
+        """Rewards of one generation batch of TRL; None is left out of its baselines.
+
+        Raises:
+            TrainingError: no rollout of it has a reward, on any process; or as `reward`.
+        """
         texts = [completion[0]["content"] for completion in completions]
         rows = self.reward(int(trainer_state.global_step) + 1, prompt_id, texts)
         told = gather_object(rows) if processes() > 1 else rows
         self.note(told)
+        require_rewarded(told)
         if log_metric is not None and len(self._sources) > 1:
             for name, value in figures(told).items():
                 log_metric(name, value)
@@ -199,7 +206,13 @@ class Rewards:
 
 def _part(source: RewardSource, said: Scored) -> RewardPart:
     return RewardPart(
-        name=source.name, kind=source.kind, by=source.by, weight=source.weight, score=said.value, error=said.error
+        name=source.name,
+        kind=source.kind,
+        by=source.by,
+        weight=source.weight,
+        score=said.value,
+        error=said.error,
+        grade=said.grade,
     )
 
 
@@ -213,16 +226,11 @@ def _finite(source: RewardSource, found: Sequence[Scored], step: int) -> list[Sc
     if broken and source.kind == "preference_model":
         raise TrainingError(f"reward at step {step}: {source.name} gave {broken[0]}")
     return [
-        Scored(error=f"the score is {said.value}") if said.value is not None and not math.isfinite(said.value) else said
+        Scored(error=f"the score is {said.value}", grade=said.grade)
+        if said.value is not None and not math.isfinite(said.value)
+        else said
         for said in found
     ]
-
-
-def weighted_sum(parts: Sequence[RewardPart]) -> float | None:
-    """The reward its parts come to; None where one failed, or none has an opinion."""
-    if any(part.score is None for part in parts) or not parts:
-        return None
-    return sum(part.weight * part.score for part in parts if part.score is not None)
 
 
 def figures(rows: Sequence[RewardRow]) -> dict[str, float]:
@@ -233,6 +241,16 @@ def figures(rows: Sequence[RewardRow]) -> dict[str, float]:
             if part.score is not None:
                 scores.setdefault(f"rewards/{part.name}/mean", []).append(part.score)
     return {name: sum(found) / len(found) for name, found in scores.items()}
+
+
+def require_rewarded(rows: Sequence[RewardRow]) -> None:
+    """Refuses a step of which no rollout has a reward: there is nothing to learn, and what rewards is broken.
+
+    Raises:
+        TrainingError: names the step, and why.
+    """
+    if all(row.score is None for row in rows):
+        raise TrainingError(f"no rollout of step {rows[0].step} has a reward: {why_unrewarded(rows)}")
 
 
 def why_unrewarded(rows: Sequence[RewardRow]) -> str:

@@ -86,8 +86,9 @@ def train_rl(
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
-        TrainingError: too few prompts, nothing trainable, no step, no change, a figure that is not a number, a
-            reference that is not the starting policy, or a starting policy that breaks a rule of the watch.
+        TrainingError: too few prompts, nothing trainable, no step, no change, a step without any reward, a figure that
+            is not a number, a reference that is not the starting policy, or a starting policy that breaks a rule of
+            the watch.
     """
     tokenizer = open_tokenizer(policy)
     tokenizer.padding_side = "left"  # generation continues the last position

@@ -5,11 +5,12 @@ No heavy library is imported here, so a pipeline can build rows without loading 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from constitutional.records import Dialogue, Failure, Record
+from constitutional.records import Dialogue, Failure, Record, Said
 from constitutional.settings import RewardKind
 from constitutional.statistics import Interval
 from constitutional.training.watch.records import WatchResult
@@ -71,11 +72,26 @@ class PreferenceRow(Record):
         return without_absent(self, handler(self), ("weight", "dataset", "principle_text"))
 
 
+class Grade(Record):
+    """What a judge was asked of one rollout, and what its score was made from.
+
+    `logprobs` are those of the grades, the lowest first, and none where one of them is not finite. Of a principle that
+    is not for every prompt `applies` is what the judge said before; where it said no it was asked for no grade.
+    """
+
+    principle_digest: str
+    template_digest: str
+    logprobs: tuple[float, ...] = ()
+    mass: float | None = None
+    applies: Said | None = None
+
+
 class RewardPart(Record):
     """What one part of the reward said of one rollout.
 
     `name` is a principle's `id@version`, or `preference_model`; `by` the judge, check or preference model that said it.
-    `score` is None where the part has no opinion of this rollout, or failed: `error` says how.
+    `score` is None where the part has no opinion of this rollout, or failed: `error` says how. `grade` is a judge's
+    alone; rows written before it was kept have none.
     """
 
     name: str
@@ -84,6 +100,24 @@ class RewardPart(Record):
     weight: float
     score: float | None
     error: str | None = None
+    grade: Grade | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has no opinion of this rollout, and adds nothing."""
+        return self.score is None and self.error is None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return without_absent(self, handler(self), ("grade",))
+
+
+def weighted_sum(parts: Sequence[RewardPart]) -> float | None:
+    """The reward its parts come to; None where one failed, or none has an opinion."""
+    said = [part for part in parts if not part.silent]
+    if any(part.score is None for part in said) or not said:
+        return None
+    return sum(part.weight * part.score for part in said if part.score is not None)
 
 
 class RewardRow(Record):

@@ -28,7 +28,7 @@ from constitutional.training.pm_folder import (
 from constitutional.training.scoring import score_ids
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
 
-__all__ = ["PreferenceModel", "score_ids", "weights_digest"]
+__all__ = ["PreferenceModel", "folder_digest", "score_ids", "weights_digest"]
 
 
 class PreferenceModel:
@@ -78,7 +78,7 @@ class PreferenceModel:
         self._tokenizer = open_tokenizer(folders[0])
         self._max_length, self._batch_tokens = max_length, batch_tokens
         self._networks = [_open(member, self._tokenizer.pad_token_id, getattr(torch, dtype)) for member in folders]
-        self.model = f"pm-{_identity(folder)}" + ("" if dtype == "float32" else f"-{dtype}")
+        self.model = f"pm-{folder_digest(folder)}" + ("" if dtype == "float32" else f"-{dtype}")
         """Identity: the digest of the weights (of an ensemble, with its rule), whatever folder they lie in."""
         if members is not None:
             self.model = some_members(self.model, members)
@@ -145,7 +145,7 @@ def _open(folder: Path, pad: int, dtype: torch.dtype) -> Any:
     return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _identity(folder: str | Path) -> str:
+def folder_digest(folder: str | Path) -> str:
     """The digest of one model's weights; of an ensemble, of all its members' and of how they are combined."""
     ensemble = read_ensemble(folder)
     if ensemble is None:

@@ -21,10 +21,15 @@ from constitutional.templates import TemplatePack
 
 @dataclass(frozen=True)
 class DirectGrade:
-    """The expected grade of one answer, or why there is none."""
+    """The expected grade of one answer, or why there is none; and the log-probabilities it comes from, with their mass.
+
+    `logprobs` are none where one of them is not finite.
+    """
 
     value: float | None
     error: str | None = None
+    logprobs: tuple[float, ...] = ()
+    mass: float | None = None
 
 
 def grade_answers(
@@ -46,10 +51,12 @@ def grade_answers(
     for grading in grade(asked, backend, pack.grades):
         if grading is None:
             found.append(DirectGrade(None, TOO_LONG))
-        elif math.isnan(grading.mass):
+            continue
+        kept = grading.logprobs if all(map(math.isfinite, grading.logprobs)) else ()
+        if math.isnan(grading.mass):
             found.append(DirectGrade(None, "the judge gave a grade that is not a number"))
         elif grading.mass < MIN_MASS:
-            found.append(DirectGrade(None, "the judge gave no grade"))
+            found.append(DirectGrade(None, "the judge gave no grade", kept, grading.mass))
         else:
-            found.append(DirectGrade(expected_score(grading.shares)))
+            found.append(DirectGrade(expected_score(grading.shares), None, kept, grading.mass))
     return found

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 
 from constitutional.backends.cpu import fast_dtype
-from constitutional.errors import ConfigError, TrainingError
+from constitutional.errors import ConfigError
 from constitutional.records import Prompt, Sampling, seed_for
 from constitutional.settings import PpoSettings
 from constitutional.training.checkpoints import Checkpoints, newest
@@ -24,7 +24,7 @@ from constitutional.training.ppo.networks import ActorCritic, open_networks
 from constitutional.training.ppo.resuming import keep_progress, restore_progress
 from constitutional.training.ppo.rollouts import draw, lay_out, scores_tensor
 from constitutional.training.ppo.update import appraise, improve, totals
-from constitutional.training.rewards import OnReward, Rewards, RewardSource, figures, why_unrewarded
+from constitutional.training.rewards import OnReward, Rewards, RewardSource, figures, require_rewarded
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import naming_the_last, training_session
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
@@ -132,9 +132,8 @@ def train_ppo(
             rows = reward.reward(step, [prompt.id for prompt in asked], drawn.texts)
             told = gather_object(rows)
             reward.note(told)
+            require_rewarded(told)
             scores = [row.score for row in told if row.score is not None]
-            if not scores:
-                raise TrainingError(f"no rollout of step {step} has a reward: {why_unrewarded(told)}")
             layout = lay_out(drawn, [row.score is not None for row in rows], tokenizer.pad_token_id, accelerator.device)
             batch, found = appraise(
                 model,

@@ -39,9 +39,14 @@ class Rules:
         self._blind = [False] * len(rules)
 
     def of_steps(self, figures: Mapping[str, float | None]) -> dict[str, float | None]:
-        """The figures of a step that rules are about; None for one that was not measured."""
-        names = {rule.figure for rule in self._rules if not rule.figure.startswith("probe/")}
-        return {name: figures.get(name) for name in sorted(names)}
+        """The figures of a step that rules are about; None for one that was not measured.
+
+        A step on rollouts of an earlier one (`trl.num_iterations`) has no reward and none of the other figures of
+        rollouts: they are not looked at anew, and none is missing.
+        """
+        names = sorted({rule.figure for rule in self._rules if not rule.figure.startswith("probe/")})
+        reused = "reward" not in figures
+        return {name: figures.get(name) for name in names if name in figures or not reused}
 
     @property
     def broken(self) -> bool:
