@@ -65,7 +65,9 @@ def write_cards(
             return []
         figures = report_figures(view, recipe, constitution, {prompt.id: prompt for prompt in prompts})
         compared = [step for step in made if step != "sft"]
-        sources = {step: Counter(r.origin for r in view.rows(step, "rows.jsonl", PreferenceRow)) for step in compared}
+        sources = {
+            step: dict(Counter(row.origin for row in view.rows(step, "rows.jsonl", PreferenceRow))) for step in compared
+        }
     paths = []
     for step in made:
         paths.append(run_folder / "models" / f"{models[step]}.md")
