@@ -100,6 +100,11 @@ class RayEngine:
             return
         if self._workers is None:
             self._workers = RayWorkers(self._choice, self._inputs, self._folder)
+            if self._workers.count < self._workers.wanted:
+                self._display.say(
+                    f"{self._workers.count} workers and not {self._workers.wanted}: the limits of `endpoint:` are for "
+                    "all together, and a worker makes a call at a time at least"
+                )
             self._crew = Crew(self._workers, self._display.say)
         step, number, done = self._step
 
@@ -140,9 +145,11 @@ class RayWorkers:
             wants_gpu = any(spec.partition(":")[0] in ON_A_DEVICE for spec in specs)
             gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
             self._needs = {"num_cpus": threads, "num_gpus": 1 if wants_gpu and gpus else 0}
-            self.count = choice.workers or max(1, gpus if self._needs["num_gpus"] else cpus // threads)
+            self.wanted = choice.workers or max(1, gpus if self._needs["num_gpus"] else cpus // threads)
+            served = any(spec.startswith("openai:") for spec in specs)
+            self.count = min(self.wanted, most_workers(inputs.recipe)) if served else self.wanted
             work = Work(
-                shared_limits(inputs.recipe, self.count),
+                shared_limits(inputs.recipe, self.count) if served else inputs.recipe,
                 inputs.recipe_file.resolve(),
                 folder.path.resolve(),
                 inputs.prompts,
@@ -265,11 +272,17 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def most_workers(recipe: Recipe) -> int:
+    """Workers among which a server's limits can be shared: each makes a call at a time, and one a minute, at least."""
+    given = recipe.endpoint
+    return min(given.concurrency, max(1, int(given.requests_per_minute or given.concurrency)))
+
+
 def shared_limits(recipe: Recipe, workers: int) -> Recipe:
-    """The recipe as each of so many workers follows it: a server's limits are for all of them together."""
+    """The recipe as each of so many workers, no more than `most_workers`, follows it: together they keep the limits."""
     given = recipe.endpoint
     limits = {
-        "concurrency": max(1, given.concurrency // workers),
+        "concurrency": given.concurrency // workers,
         "requests_per_minute": given.requests_per_minute and given.requests_per_minute / workers,
         "tokens_per_minute": given.tokens_per_minute and given.tokens_per_minute / workers,
     }

@@ -46,6 +46,8 @@ def grade_answers(
     for grading in grade(asked, backend, pack.grades):
         if grading is None:
             found.append(DirectGrade(None, TOO_LONG))
+        elif grading.fault is not None:
+            found.append(DirectGrade(None, grading.fault))
         elif math.isnan(grading.mass):
             found.append(DirectGrade(None, "the judge gave a grade that is not a number"))
         elif grading.mass < MIN_MASS:
