@@ -17,6 +17,7 @@ from pathlib import Path
 from api_tokens import DRAWN, echoed, prompt_logprobs, rows_of
 
 from constitutional.backends.scripted import ScriptedBackend
+from constitutional.errors import BackendError
 from constitutional.records import Message, Sampling, digest, seed_for
 
 TRANSPORT = (
@@ -248,7 +249,10 @@ class Server:
             options = (" A", " B")
             if any("Yes or No" in m.content for m in dialogue):
                 options = (" Yes", " No")
-            told = self.script.loglikelihood([dialogue], [options])[0].logprobs
+            try:
+                told = self.script.loglikelihood([dialogue], [options])[0].logprobs
+            except BackendError:  # a text without two answers, which the script has no rule for
+                told = (math.log(0.4),) * 2
             rows = [*zip(options, told, strict=True), (" the", -9.0), ("\n", -11.0)]
             if path == "/chat/completions":
                 listed = [{"token": t, "logprob": v, "bytes": None} for t, v in rows]
