@@ -54,7 +54,7 @@ class Server:
         self.bodies: list[dict] = []
         self.usage = True
         self.places, self.cuts = 0, []
-        """Bodies are cut at so many places in turn, if not at a hash's; where they were."""
+        """Bodies are cut at so many places in turn, if not at a hash's; (where, of how many bytes) they were."""
         self.busy = self.most_busy = self.connections = 0
         self.too_early = 0
         self.hold = self.expected = self.lonely = 0
@@ -184,7 +184,7 @@ class Server:
             sent = 0 if fault == "reset_after" else seed_for(self.salt, key, "cut") % len(good)
             if fault == "cut" and self.places:  # from the first byte to the last but one
                 sent = len(self.cuts) % self.places * (len(good) - 1) // (self.places - 1)
-                self.cuts.append(sent)
+                self.cuts.append((sent, len(good)))
             writer.write(head + (b"" if fault == "drip" else good[:sent]))
             await writer.drain()
             for byte in good if fault == "drip" else b"":

@@ -113,8 +113,8 @@ def test_a_body_cut_at_any_of_fifty_places_is_no_answer(server):
     found = opened(server)
     assert clean == [text for text, *_ in plain(found.generate(prompts(200), SAMPLING))]
     assert server.planted == {"cut": 200, "reset_before": 200, "reset_after": 200}
-    assert len(server.cuts) == 200 and len(set(server.cuts)) >= 50
-    assert min(server.cuts) == 0 and max(server.cuts) > 250
+    assert len(server.cuts) == 200 and len({at for at, _ in server.cuts}) >= 50
+    assert sum(at == 0 for at, _ in server.cuts) == sum(at == whole - 1 for at, whole in server.cuts) == 4
     assert set(server.answered.values()) == {1} and len(server.answered) == 200
     found.close()
     wait_for(lambda: server.connections == 0)
@@ -231,11 +231,11 @@ def test_the_budget_is_never_exceeded_and_the_rest_is_asked_when_it_is_raised(se
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: {prompt: 1000.0, completion: 2000.0}\n")
     settings = PLAIN.model_copy(update={"prices": str(prices)})
-    calls = Calls(tmp_path / "calls.sqlite", budget=2.0)
+    calls = Calls(tmp_path / "calls.sqlite", budget=1.0)
     with pytest.raises(BudgetError, match="are spent"):
         opened(server, settings, calls).generate(prompts(200), SAMPLING)
     spent, kept = calls.spent, calls.count()
-    assert 0 < spent <= 2.0 and 0 < kept < 200
+    assert 0 < spent <= 1.0 and 0 < kept < 200
     calls.close()
     raised = Calls(tmp_path / "calls.sqlite", budget=100.0)
     assert raised.spent == pytest.approx(spent)
