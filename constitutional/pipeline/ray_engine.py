@@ -146,10 +146,9 @@ class RayWorkers:
             gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
             self._needs = {"num_cpus": threads, "num_gpus": 1 if wants_gpu and gpus else 0}
             self.wanted = choice.workers or max(1, gpus if self._needs["num_gpus"] else cpus // threads)
-            served = any(spec.startswith("openai:") for spec in specs)
-            self.count = min(self.wanted, most_workers(inputs.recipe)) if served else self.wanted
+            self.count = min(self.wanted, most_workers(inputs.recipe, specs) or self.wanted)
             work = Work(
-                shared_limits(inputs.recipe, self.count) if served else inputs.recipe,
+                shared_limits(inputs.recipe, self.count),
                 inputs.recipe_file.resolve(),
                 folder.path.resolve(),
                 inputs.prompts,
@@ -272,17 +271,22 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def most_workers(recipe: Recipe) -> int:
-    """Workers among which a server's limits can be shared: each makes a call at a time, and one a minute, at least."""
+def most_workers(recipe: Recipe, specs: Sequence[str]) -> int | None:
+    """Workers among which a server's limits can be shared: each makes a call at a time, and one a minute, at least.
+
+    None where no model is behind a server.
+    """
     given = recipe.endpoint
+    if not any(spec.startswith("openai:") for spec in specs):
+        return None
     return min(given.concurrency, max(1, int(given.requests_per_minute or given.concurrency)))
 
 
 def shared_limits(recipe: Recipe, workers: int) -> Recipe:
-    """The recipe as each of so many workers, no more than `most_workers`, follows it: together they keep the limits."""
+    """The recipe as each of so many workers follows it: up to `most_workers`, they keep the limits together."""
     given = recipe.endpoint
     limits = {
-        "concurrency": given.concurrency // workers,
+        "concurrency": max(1, given.concurrency // workers),
         "requests_per_minute": given.requests_per_minute and given.requests_per_minute / workers,
         "tokens_per_minute": given.tokens_per_minute and given.tokens_per_minute / workers,
     }
