@@ -1,12 +1,14 @@
 """Answer, critique and revision of each prompt: ours against padded `generate`, with openvino-genai beside them.
 
     python benchmarks/critique_revise.py [--prompts 32 64] [--max-tokens 96] [--dtype auto] [--engines plain slots kept]
+        [--distilabel DIR/bin/python]
 
 Three turns of one dialogue, sampling on. `plain` is transformers' `generate` on one padded batch that reads the whole
 dialogue again every turn; `slots` is our decoding without, `kept` with what was kept of the turns before (what `revise`
 does); `openvino` is the backend of that name on the same GGUF file, `openvino-cache` the same with the engine's prefix
-cache, which we leave off because answers would depend on earlier calls. All run in this process, in turn; tokens/s
-counts written tokens only. `CPU` stands for processor seconds, which jobs beside this one disturb less than the clock.
+cache, which we leave off because answers would depend on earlier calls. All run in this process, in turn, and
+distilabel, where its Python is given (`distilabel_turns.py` says how to make one), in one of its own; tokens/s counts
+written tokens only. `CPU` stands for processor seconds, which jobs beside this one disturb less than the clock.
 
 `of limit` is the least time our work could take here as a share of the time it took: the larger of two times, that of
 multiplying by the weights once per token that is new and that of reading the weights once a step, and the keys and
@@ -16,14 +18,18 @@ values before each written token, at the rates measured between the runs.
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from engine_cases import matrices, matrix_rate, memory_rate, timed
 
 from constitutional.backends import kept_dialogues, open_backend
 from constitutional.backends.cpu import resolved_dtype
+from constitutional.backends.embedded import converted_folder
 from constitutional.backends.padded import _generate
 from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
@@ -50,6 +56,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--distilabel", type=Path, metavar="PYTHON", help="of an environment that has distilabel")
     arguments = parser.parse_args()
     sampling = Sampling(temperature=arguments.temperature, top_p=0.9, max_tokens=arguments.max_tokens)
     try:
@@ -140,8 +147,11 @@ def compare(
                 counts[name] = three_turns(answer, prompts)
 
         times[name] = timed(work)
+    if arguments.distilabel:
+        counts["distilabel"], times["distilabel"] = _distilabel(prompts, arguments)
+    for name, (wall, busy) in times.items():
         written = sum(tokens for turn in counts[name] for _, tokens in turn)
-        speeds[name] = (written / times[name][0], written / times[name][1])
+        speeds[name] = (written / wall, written / busy)
     base = next(iter(speeds))
     print(f"{count} prompts{'':<10}tokens/s   x {base}   tokens a CPU s   x {base}   read   written")
     for name, (wall, busy) in speeds.items():
@@ -159,6 +169,26 @@ def compare(
                 f"({rate:.0f} GFLOP/s, {memory:.1f} GB/s; least {least:.1f} s, took {took:.1f} s)",
                 flush=True,
             )
+
+
+def _distilabel(
+    prompts: Sequence[Dialogue], arguments: argparse.Namespace
+) -> tuple[list[list[tuple[int, int]]], tuple[float, float]]:
+    """Tokens (read, written) of every prompt in every turn, and seconds by the clock and of the processor."""
+    asked = {
+        "model": str(converted_folder(arguments.model)),
+        "dtype": resolved_dtype(arguments.dtype),
+        "threads": arguments.threads,
+        "prompts": [[message.model_dump(include={"role", "content"}) for message in prompt] for prompt in prompts],
+        "requests": REQUESTS,
+        "sampling": {"max_new_tokens": arguments.max_tokens, "temperature": arguments.temperature, "top_p": 0.9},
+    }
+    command = [str(arguments.distilabel), str(Path(__file__).with_name("distilabel_turns.py"))]
+    said = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    if said.returncode:
+        raise SystemExit(f"distilabel: {' '.join(said.stderr.splitlines()[-3:])}")
+    told = json.loads(said.stdout.splitlines()[-1])
+    return [[(read, written) for read, written in turn] for turn in told["turns"]], (told["wall"], told["busy"])
 
 
 def limit(backend: Any, turns: list[list[tuple[int, int]]], gflops: float, gigabytes: float) -> float:
