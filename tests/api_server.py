@@ -14,7 +14,10 @@ from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 
+from api_tokens import DRAWN, echoed, prompt_logprobs, rows_of
+
 from constitutional.backends.scripted import ScriptedBackend
+from constitutional.errors import BackendError
 from constitutional.records import Message, Sampling, digest, seed_for
 
 TRANSPORT = (
@@ -40,7 +43,8 @@ class Server:
     """Listens on a free port of this machine while the `with` block lasts."""
 
     def __init__(self, script: Path, *, owner: str = "vllm", latency: float = 0.0, key: str | None = None) -> None:
-        self.script, self.owner, self.latency, self.key = ScriptedBackend(script), owner, latency, key
+        self.path, self.script, self.owner, self.latency = script, ScriptedBackend(script), owner, latency
+        self.key = key
         self.share, self.kinds, self.salt = 0.0, FAULTS, 0
         self.always: tuple[str, str] | None = None
         """A fault, and the text in a request that always meets it."""
@@ -48,6 +52,9 @@ class Server:
         self.answered: Counter[str] = Counter()
         self.planted: Counter[str] = Counter()
         self.bodies: list[dict] = []
+        self.usage = True
+        self.places, self.cuts = 0, []
+        """Bodies are cut at so many places in turn, if not at a hash's; (where, of how many bytes) they were."""
         self.busy = self.most_busy = self.connections = 0
         self.too_early = 0
         self.hold = self.expected = self.lonely = 0
@@ -175,6 +182,9 @@ class Server:
         if fault in ("reset_after", "cut", "drip"):
             head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(good)}\r\n\r\n".encode()
             sent = 0 if fault == "reset_after" else seed_for(self.salt, key, "cut") % len(good)
+            if fault == "cut" and self.places:  # from the first byte to the last but one
+                sent = len(self.cuts) % self.places * (len(good) - 1) // (self.places - 1)
+                self.cuts.append((sent, len(good)))
             writer.write(head + (b"" if fault == "drip" else good[:sent]))
             await writer.drain()
             for byte in good if fault == "drip" else b"":
@@ -185,6 +195,8 @@ class Server:
             return False
         reply = self.reply(path, body)
         choice = reply["choices"][0]
+        if fault == "filtered":
+            choice["finish_reason"] = "content_filter"
         if fault == "no_choices":
             reply["choices"] = []
         if fault == "null_content":
@@ -222,12 +234,25 @@ class Server:
         else:
             dialogue = (Message(role="assistant", content=body["prompt"]),)
         choice: dict = {"index": 0, "finish_reason": "stop"}
-        text, used = "A", 1
-        if body.get("logprobs"):
+        text, used, more = "A", 1, {}
+        if body.get("echo"):
+            drawn = DRAWN[seed_for(0, body["prompt"]) % len(DRAWN)]
+            choice["logprobs"] = echoed(rows_of(self.script, dialogue), drawn)
+            text = body["prompt"] + drawn
+        elif "prompt_logprobs" in body:  # of a dialogue at its top, of a text in its choice
+            told = {"prompt_logprobs": prompt_logprobs(rows_of(self.script, dialogue))}
+            more, choice = (told, choice) if path == "/chat/completions" else ({}, choice | told)
+        elif body.get("logprobs") and path == "/completions" and body["prompt"].endswith("The answer is:"):
+            rows = {" (": -0.03, " the": -5.0, "\n": -6.0}
+            choice["logprobs"] = {"tokens": [" ("], "token_logprobs": [-0.03], "top_logprobs": [rows]}
+        elif body.get("logprobs"):
             options = (" A", " B")
             if any("Yes or No" in m.content for m in dialogue):
                 options = (" Yes", " No")
-            told = self.script.loglikelihood([dialogue], [options])[0].logprobs
+            try:
+                told = self.script.loglikelihood([dialogue], [options])[0].logprobs
+            except BackendError:  # a text without two answers, which the script has no rule for
+                told = (math.log(0.4),) * 2
             rows = [*zip(options, told, strict=True), (" the", -9.0), ("\n", -11.0)]
             if path == "/chat/completions":
                 listed = [{"token": t, "logprob": v, "bytes": None} for t, v in rows]
@@ -247,7 +272,8 @@ class Server:
         choice |= {"message": {"role": "assistant", "content": text}} if path == "/chat/completions" else {"text": text}
         read = sum(len(m.content.split()) for m in dialogue)
         usage = {"prompt_tokens": read, "completion_tokens": used, "total_tokens": read + used}
-        return {"model": "m-2026", "system_fingerprint": "fp_1", "choices": [choice], "usage": usage}
+        said = {"model": "m-2026", "system_fingerprint": "fp_1", "choices": [choice], **more}
+        return said | {"usage": usage} if self.usage else said
 
 
 def _spoil(logprobs, value) -> None:

@@ -103,6 +103,7 @@ def test_options_of_several_tokens_are_read_token_by_token():
 def test_the_tail_of_a_prompt_is_summed_to_where_the_option_begins():
     tokens = (("Answer", -1.0), (":", -0.5), (" (", -0.25), ("A", -2.0), (")", -0.125))
     assert read_tail(tokens, " (A)") == pytest.approx(-2.375)
+    assert read_tail((*tokens, ("\n", -3.0)), " (A)") is None  # white space behind the option is no part of it
     assert read_tail((("Answer", -1.0), (": (", -0.25), ("A)", -2.0)), " (A)") is None
     assert read_tail((("x", -1.0), ("(A)", -2.0)), " (A)") == -2.0  # tokenizers that show no leading space
 
@@ -200,9 +201,12 @@ def test_prompt_logprobs_and_echo_are_read():
     rows = [None, {"5": {"logprob": -0.5, "decoded_token": " A"}}, {"6": {"logprob": -1.5, "decoded_token": ")"}}]
     found = read_answer(chat() | {"prompt_logprobs": rows}, chat=True, asked={"prompt_logprobs": 0})
     assert found.prompt == ((" A", -0.5), (")", -1.5))
-    echoed = {"tokens": ["x", " A"], "token_logprobs": [None, -0.5]}
-    found = read_answer(chat(text="x A", logprobs=echoed), chat=False, asked={"echo": True, "logprobs": 1})
-    assert found.prompt == ((" A", -0.5),)
+    for drawn, usage in (([" is"], 1), ([" is"], None), ([], 0)):  # what was drawn stands behind what was asked
+        echoed = {"tokens": ["x", " A", *drawn], "token_logprobs": [None, -0.5, *(-0.1 for _ in drawn)]}
+        said = chat(text="x A", logprobs=echoed)
+        said["usage"] = {"prompt_tokens": 2, "completion_tokens": usage} if usage is not None else None
+        found = read_answer(said, chat=False, asked={"echo": True, "logprobs": 1})
+        assert found.prompt == ((" A", -0.5),)
 
 
 def test_retry_after_is_seconds_milliseconds_or_a_date():

@@ -103,11 +103,21 @@ def wait_for(what):
         time.sleep(0.02)
 
 
-def test_a_body_cut_at_any_byte_is_no_answer(server):
-    server.kinds, server.share = ("cut", "reset_before", "reset_after"), 0.6
+def test_a_body_cut_at_any_of_fifty_places_is_no_answer(server):
+    """H2: 200 calls; each body is cut at one of 50 places, then the connection breaks before or after the headers."""
     clean = [text for text, *_ in plain(opened(server).generate(prompts(200), SAMPLING))]
-    server.share = 0.0
-    assert clean == [text for text, *_ in plain(opened(server).generate(prompts(200), SAMPLING))]
+    server.forget()
+    server.places = 50
+    then = (None, "cut", "reset_before", "reset_after", None)
+    server._fault = lambda key, body: then[server.asked[key]]
+    found = opened(server)
+    assert clean == [text for text, *_ in plain(found.generate(prompts(200), SAMPLING))]
+    assert server.planted == {"cut": 200, "reset_before": 200, "reset_after": 200}
+    assert len(server.cuts) == 200 and len({at for at, _ in server.cuts}) >= 50
+    assert sum(at == 0 for at, _ in server.cuts) == sum(at == whole - 1 for at, whole in server.cuts) == 4
+    assert set(server.answered.values()) == {1} and len(server.answered) == 200
+    found.close()
+    wait_for(lambda: server.connections == 0)
 
 
 @pytest.mark.parametrize("fault", GARBAGE)
@@ -145,15 +155,20 @@ def test_an_overloaded_server_is_called_less(server):
     assert len(server.answered) == 300
     assert backend._server._asker.slots.limit < 32
     assert server.planted["503"] < 300
+    before, server._fault = backend._server._asker.slots.limit, serve  # it is well again: the limit rises
+    backend.generate([(user(f"Prompt again {i}"),) for i in range(300)], SAMPLING)
+    after = backend._server._asker.slots.limit
+    assert before + 3 < after <= 64
+    assert server.planted["503"] < 300
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_refusals_are_not_repeated(server, status):
-    """H4."""
-    server.always = (str(status), "Prompt")
+    """H4. What is rejected alone is asked once more without the item in it: is it the item, or are all rejected?"""
+    server.always = (str(status), '"model"')
     with pytest.raises(BackendError) as caught:
         opened(server).generate(prompts(1), SAMPLING)
-    assert sum(server.asked.values()) == 1
+    assert max(server.asked.values()) == 1 and len(server.asked) == (2 if status in (400, 422) else 1)
     assert "\n" not in str(caught.value)
     hint = {401: "set CONSTITUTIONAL_KEY_127_0_0_1_", 403: "set CONSTITUTIONAL_KEY_", 404: "'m' the model's name"}
     assert hint.get(status, "every request is rejected") in str(caught.value)
@@ -204,22 +219,23 @@ def test_a_server_without_logprobs_names_the_mode_that_needs_none(server):
 
 
 def test_requests_a_minute_are_kept(server):
-    settings = PLAIN.model_copy(update={"requests_per_minute": 60.0})
+    """Of 240 a minute 4 may go at once; the other 12, the list of models being one, take three seconds."""
+    settings = PLAIN.model_copy(update={"requests_per_minute": 240.0})
     backend = opened(server, settings)
     started = time.monotonic()
-    backend.generate(prompts(61), SAMPLING)  # 60 may come at once, the list of models is one, and then one a second
-    assert time.monotonic() - started > 1.5
+    backend.generate(prompts(15), SAMPLING)
+    assert time.monotonic() - started > 2.9
 
 
 def test_the_budget_is_never_exceeded_and_the_rest_is_asked_when_it_is_raised(server, tmp_path):
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: {prompt: 1000.0, completion: 2000.0}\n")
     settings = PLAIN.model_copy(update={"prices": str(prices)})
-    calls = Calls(tmp_path / "calls.sqlite", budget=2.0)
+    calls = Calls(tmp_path / "calls.sqlite", budget=1.0)
     with pytest.raises(BudgetError, match="are spent"):
         opened(server, settings, calls).generate(prompts(200), SAMPLING)
     spent, kept = calls.spent, calls.count()
-    assert 0 < spent <= 2.0 and 0 < kept < 200
+    assert 0 < spent <= 1.0 and 0 < kept < 200
     calls.close()
     raised = Calls(tmp_path / "calls.sqlite", budget=100.0)
     assert raised.spent == pytest.approx(spent)

@@ -198,6 +198,19 @@ def test_items_that_are_not_answered_are_failures_of_their_own_kind(served, tmp_
     assert result.bad_items
 
 
+def test_a_rejected_first_question_does_not_end_the_run(served, tmp_path):
+    """The gate puts its questions one by one until one is answered; the first one never is."""
+    server, recipe = served
+    server.always = ("400", "kind 0")
+    run(recipe, tmp_path / "run", until="gate")
+    with open_ledger_read_only(tmp_path / "run" / "ledger.sqlite") as ledger:
+        judgments = list(ledger.judgments())
+    bad = [j for j in judgments if j.outcome == "invalid"]
+    assert len(bad) == 2 and all("says 400: planted" in j.raw for j in bad)
+    assert judgments[0] in bad and len(judgments) == 24
+    assert max(server.asked.values()) == 1
+
+
 def test_raw_text_goes_to_completions(served, tmp_path):
     """The transcript pack on the served model: dialogues are one text; its options, of several tokens, are echoed."""
     server, recipe = served

@@ -13,7 +13,7 @@ from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, RunError
 from constitutional.pipeline import run_recipe, worker
 from constitutional.pipeline.inputs import load_inputs
-from constitutional.pipeline.ray_engine import RayWorkers, shared_limits
+from constitutional.pipeline.ray_engine import RayWorkers, most_workers, shared_limits
 from constitutional.pipeline.worker import Ready, Task, Work, Worker
 from constitutional.records import Judgment
 from constitutional.runs import StageResult, load_result, open_run
@@ -155,4 +155,11 @@ def test_the_limits_of_a_server_are_for_all_workers_together(finished: tuple[Pat
     recipe = load_recipe(finished[0], ["endpoint.requests_per_minute=600", "endpoint.concurrency=10"])
     shared = shared_limits(recipe, 4).endpoint
     assert (shared.requests_per_minute, shared.tokens_per_minute, shared.concurrency) == (150, None, 2)
-    assert shared_limits(recipe, 99).endpoint.concurrency == 1
+    served = ["scripted:m.yaml", "openai:m@http://127.0.0.1:1/v1"]
+    assert most_workers(recipe, served) == 10 and most_workers(recipe, served[:1]) is None
+    for workers in range(1, 11):
+        shared = shared_limits(recipe, workers).endpoint
+        assert shared.concurrency >= 1 and workers * shared.concurrency <= 10
+    few = load_recipe(finished[0], ["endpoint.requests_per_minute=2.5"])
+    assert most_workers(few, served) == 2 and few.endpoint.concurrency == 64
+    assert most_workers(load_recipe(finished[0], ["endpoint.requests_per_minute=0.5"]), served) == 1

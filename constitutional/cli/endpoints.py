@@ -37,8 +37,10 @@ def batch_command(run_folder: Path, answers: list[Path]) -> None:
         calls = Calls(run_folder / NAME)
         for path in answers:
             found = read_batch(calls, path)
-            unused = "; ".join(f"{n} unused: {reason}" for reason, n in found.unused.items())
-            typer.echo(f"{path}: {found.kept} answers read{'; ' + unused if unused else ''}")
+            said = [f"{found.kept} answers read"]
+            said += [f"{found.rejected} rejected for good, which are failures now"] if found.rejected else []
+            said += [f"{n} unused: {reason}" for reason, n in found.unused.items()]
+            typer.echo(f"{path}: {'; '.join(said)}")
         waiting = len(calls.noted(waiting=True))
         calls.close()
     typer.echo(f"{waiting} calls wait" if waiting else "no call waits: give the run's command again")

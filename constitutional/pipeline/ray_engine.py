@@ -100,6 +100,11 @@ class RayEngine:
             return
         if self._workers is None:
             self._workers = RayWorkers(self._choice, self._inputs, self._folder)
+            if self._workers.count < self._workers.wanted:
+                self._display.say(
+                    f"{self._workers.count} workers and not {self._workers.wanted}: the limits of `endpoint:` are for "
+                    "all together, and a worker makes a call at a time at least"
+                )
             self._crew = Crew(self._workers, self._display.say)
         step, number, done = self._step
 
@@ -140,7 +145,8 @@ class RayWorkers:
             wants_gpu = any(spec.partition(":")[0] in ON_A_DEVICE for spec in specs)
             gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
             self._needs = {"num_cpus": threads, "num_gpus": 1 if wants_gpu and gpus else 0}
-            self.count = choice.workers or max(1, gpus if self._needs["num_gpus"] else cpus // threads)
+            self.wanted = choice.workers or max(1, gpus if self._needs["num_gpus"] else cpus // threads)
+            self.count = min(self.wanted, most_workers(inputs.recipe, specs) or self.wanted)
             work = Work(
                 shared_limits(inputs.recipe, self.count),
                 inputs.recipe_file.resolve(),
@@ -265,8 +271,19 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def most_workers(recipe: Recipe, specs: Sequence[str]) -> int | None:
+    """Workers among which a server's limits can be shared: each makes a call at a time, and one a minute, at least.
+
+    None where no model is behind a server.
+    """
+    given = recipe.endpoint
+    if not any(spec.startswith("openai:") for spec in specs):
+        return None
+    return min(given.concurrency, max(1, int(given.requests_per_minute or given.concurrency)))
+
+
 def shared_limits(recipe: Recipe, workers: int) -> Recipe:
-    """The recipe as each of so many workers follows it: a server's limits are for all of them together."""
+    """The recipe as each of so many workers follows it: up to `most_workers`, they keep the limits together."""
     given = recipe.endpoint
     limits = {
         "concurrency": max(1, given.concurrency // workers),

@@ -16,6 +16,7 @@ from constitutional.records import FinishReason, Record
 Tokens = tuple[tuple[str, float], ...]
 """Tokens, as text, with their log-probabilities in nats."""
 
+_USAGE = ("prompt_tokens", "completion_tokens")
 _SLACK = 0.02  # listed probabilities may sum to this much above one: servers round
 
 
@@ -65,11 +66,10 @@ def read_answer(found: dict[str, Any], *, chat: bool, asked: Mapping[str, Any]) 
         Garbage: the body is not a whole answer to this request.
         Rejected: the server's filter took the answer away.
     """
-    usage = _tokens(found)
     try:
-        return _read(found, chat, asked, usage)
-    except Garbage as garbage:
-        garbage.tokens = usage
+        return _read(found, chat, asked, _tokens(found))
+    except (Garbage, Rejected) as fault:
+        fault.billed = billed(found)
         raise
 
 
@@ -92,7 +92,7 @@ def _read(found: dict[str, Any], chat: bool, asked: Mapping[str, Any], usage: tu
     if not isinstance(text, str):
         raise Garbage("the answer has no text")
     wants_top, wants_prompt = bool(asked.get("logprobs")) and not asked.get("echo"), "prompt_logprobs" in asked
-    tail = _echoed(choice) if asked.get("echo") else _prompt(found, choice) if wants_prompt else ()
+    tail = _echoed(found, choice) if asked.get("echo") else _prompt(found, choice) if wants_prompt else ()
     return Answered(
         text=text,
         finish=finish,
@@ -109,14 +109,22 @@ def _name(value: object) -> str | None:
     return value[:200] if isinstance(value, str) and value else None
 
 
-def _tokens(found: dict[str, Any]) -> tuple[int, int]:
+def billed(found: dict[str, Any]) -> tuple[int, int] | None:
+    """Tokens read and tokens drawn, as the server says; None where it does not say both."""
     usage = found.get("usage")
-    if not isinstance(usage, dict):
-        return 0, 0
-    counts = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 10**9 for n in counts):
-        return 0, 0
-    return counts[0], counts[1]
+    counts = [_count(usage.get(name)) for name in _USAGE] if isinstance(usage, dict) else []
+    return (counts[0], counts[1]) if counts and counts[0] and counts[1] is not None else None
+
+
+def _tokens(found: dict[str, Any]) -> tuple[int, int]:
+    """The same, with zero for what is not said."""
+    usage = found.get("usage")
+    read, drawn = (_count(usage.get(name) or 0) if isinstance(usage, dict) else None for name in _USAGE)
+    return (0, 0) if read is None or drawn is None else (read, drawn)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else None
 
 
 def _top(choice: dict[str, Any], chat: bool) -> Tokens:
@@ -145,14 +153,19 @@ def _logprob(value: object) -> float:
     return min(float(value), 0.0)
 
 
-def _echoed(choice: dict[str, Any]) -> Tokens:
-    """The tokens of an echoed prompt; the first has no log-probability and is left out."""
+def _echoed(found: dict[str, Any], choice: dict[str, Any]) -> Tokens:
+    """The tokens of an echoed prompt; the first has no log-probability and is left out.
+
+    Behind the prompt stands what was drawn: as many tokens as the server says, one (as asked for) where it does not.
+    """
     given = choice.get("logprobs")
     if given is None:
         raise NoLogprobs("the answer has no log-probabilities")
+    told = billed(found)
+    drawn = told[1] if told else 1
     try:
-        pairs = list(zip(given["tokens"], given["token_logprobs"], strict=True))[1:]
-        return tuple((str(token), _logprob(value)) for token, value in pairs)
+        pairs = list(zip(given["tokens"], given["token_logprobs"], strict=True))
+        return tuple((str(token), _logprob(value)) for token, value in pairs[1 : len(pairs) - drawn])
     except (KeyError, TypeError, ValueError):
         raise Garbage("the echoed prompt is not in the form of the protocol") from None
 

@@ -2,7 +2,10 @@
 
 The SDK retries nothing. An attempt that brought no answer is made again after a random, growing pause, never earlier
 than the server's Retry-After, until a call has taken `patience` seconds of sending and pausing (time in the queue does
-not count); then the run stops, resumably. Garbage is asked again `GARBAGE` times at most.
+not count; the last attempt is cut short); then the run stops, resumably. Garbage is asked for `GARBAGE` times at most.
+
+Requests a minute are spread evenly: what one second may hold goes at once, and no minute has more than were allowed. Of
+tokens a minute may have one call more than was allowed.
 
 The number of calls at once is halved when the server says that it is overloaded, and grows again by one a round of good
 answers. Calls that were under way at a cut do not cut again.
@@ -30,6 +33,12 @@ GARBAGE = 6
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds: about the first pause, and no pause is longer unless the server asks for it."""
 
+MOMENT = 0.02
+"""Seconds after which a call that was not admitted asks again."""
+
+SHORTEST = 0.01
+"""Seconds that an attempt has at least, however little patience is left."""
+
 
 class Halted(Exception):
     """Another call has ended the run; this one was not made."""
@@ -43,14 +52,13 @@ class Slots:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cut = 0.0
 
-    async def take(self) -> float:
-        """Waits for a slot; returns when it was had."""
+    async def take(self) -> None:
+        """Waits for a slot."""
         while self.busy >= int(self.limit):
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
         self.busy += 1
-        return time.monotonic()
 
     def give(self) -> None:
         """Gives a slot back."""
@@ -86,25 +94,28 @@ class Asker:
             BackendError: the extra `api` is missing.
         """
         require_extra()
-        import aiolimiter
 
         self.settings, self.slots, self.halted = settings, Slots(settings.concurrency), asyncio.Event()
         self._limiters: list[tuple[Any, bool]] = []
         for most, of_tokens in ((settings.requests_per_minute, False), (settings.tokens_per_minute, True)):
             if most is not None:
-                self._limiters.append((aiolimiter.AsyncLimiter(most, 60), of_tokens))
+                self._limiters.append((_limiter(most), of_tokens))
+        self._queue = asyncio.Lock()
 
     def halt(self) -> None:
         """Ends what waits; what is under way may come to its end."""
         self.halted.set()
         self.slots.wake(every=True)
 
-    async def ask(self, attempt: Callable[[], Awaitable[T]], tokens: int) -> T:
+    async def ask(
+        self, attempt: Callable[[float], Awaitable[T]], tokens: int, admit: Callable[[], bool] = lambda: True
+    ) -> T:
         """Makes a call until it is answered.
 
         Args:
-            attempt: sends once.
+            attempt: sends once, within the seconds it is given.
             tokens: what a call is counted as against the tokens a minute.
+            admit: whether an attempt may be made now; asked again after a moment if not.
 
         Raises:
             Garbage: nothing but garbage came.
@@ -117,9 +128,10 @@ class Asker:
 
         async def once() -> T:
             nonlocal spent, garbage
-            began = await self._slot(tokens)
+            began = await self._slot(tokens, admit)
+            left = self.settings.patience - spent
             try:
-                found = await attempt()
+                found = await attempt(max(SHORTEST, min(self.settings.timeout, left)))
                 self.slots.went_well()
                 return found
             except Fault as fault:
@@ -133,15 +145,19 @@ class Asker:
                 spent += time.monotonic() - began
                 self.slots.give()
 
+        async def pause(seconds: float) -> None:
+            nonlocal spent
+            spent += seconds
+            await self._sleep(seconds)
+
         def stop(state: Any) -> bool:
-            over = spent + state.idle_for + state.upcoming_sleep > self.settings.patience
-            return bool(garbage >= GARBAGE or over)
+            return bool(garbage >= GARBAGE or spent + state.upcoming_sleep > self.settings.patience)
 
         policy = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((Fault, Garbage)),
             wait=_pause,
             stop=stop,
-            sleep=self._sleep,
+            sleep=pause,
             reraise=True,
         )
         try:
@@ -160,14 +176,40 @@ class Asker:
         patience = f"within endpoint.patience ({self.settings.patience:g} s)"
         return BackendError(f"no answer {patience}: {error}{asks}", retryable=True)
 
-    async def _slot(self, tokens: int) -> float:
-        for limiter, of_tokens in self._limiters:
-            await limiter.acquire(min(float(tokens), limiter.max_rate) if of_tokens else 1)
-        began = await self.slots.take()
-        if self.halted.is_set():
-            self.slots.give()
+    async def _slot(self, tokens: int, admit: Callable[[], bool]) -> float:
+        """Waits for a slot, and only then for the rate: leave that waited for a slot would be no rate any more."""
+        await self.slots.take()
+        try:
+            if self._limiters and not self.halted.is_set():
+                await self._leave(tokens)
+            while not self.halted.is_set():
+                if admit():
+                    return time.monotonic()
+                await asyncio.sleep(MOMENT)
             raise Halted
-        return began
+        except BaseException:
+            self.slots.give()
+            raise
+
+    async def _leave(self, tokens: int) -> None:
+        """Waits until the rates allow a call, not beyond the end of the run."""
+        leave = asyncio.ensure_future(self._limited(tokens))
+        halted = asyncio.ensure_future(self.halted.wait())
+        try:
+            await asyncio.wait((leave, halted), return_when=asyncio.FIRST_COMPLETED)
+            if leave.done():
+                leave.result()
+        finally:
+            leave.cancel()
+            halted.cancel()
+
+    async def _limited(self, tokens: int) -> None:
+        async with self._queue:  # in order: a limiter lets the smallest amount go first, and long calls would starve
+            for limiter, of_tokens in self._limiters:
+                left = float(tokens) if of_tokens else 1.0
+                while left > 0:  # a call may be larger than what goes at once
+                    await limiter.acquire(part := min(left, limiter.max_rate))
+                    left -= part
 
     async def _sleep(self, seconds: float) -> None:
         """Pauses, not beyond the end of the run."""
@@ -176,6 +218,14 @@ class Asker:
         except TimeoutError:
             return
         raise Halted
+
+
+def _limiter(most: float) -> Any:
+    """A limit a minute, of which a second's share may go at once; what that adds to a minute is taken off the rate."""
+    import aiolimiter
+
+    at_once = max(1.0, most // 60)
+    return aiolimiter.AsyncLimiter(at_once, 60 * at_once / (most - at_once + 1))
 
 
 def _pause(state: Any) -> float:

@@ -30,6 +30,9 @@ from constitutional.settings import EndpointSettings
 UNKNOWN_ROOM = 10**9
 """Tokens left in a context window of unknown size: the server itself says what is too long, and cuts nothing."""
 
+PROBES = 8
+"""Questions put one by one until one is answered: the first ones may be such that no server would."""
+
 
 class EndpointBackend:
     """Implements `constitutional.backends.Backend` over HTTP; `generate_each` tells failed items apart."""
@@ -124,8 +127,10 @@ class EndpointBackend:
         owner = self._server.owner()
         short = [i for i, options in enumerate(continuations) if all(len(option) <= LONG for option in options)]
         requests = [top_request(self.address, batch[i], owner) for i in short]
-        if requests and not self._server.gave_logprobs and not self._server.offline:
-            self._server.ask(requests[:1])  # alone: a server without log-probabilities is not asked a thousand times
+        for request in requests[:PROBES]:
+            if self._server.gave_logprobs or self._server.offline:
+                break
+            self._server.ask([request])  # alone: a server without log-probabilities is not asked a thousand times
         tops = dict(zip(short, self._server.ask(requests), strict=True))
         reads: dict[int, Read] = {}
         for i, (answer, _) in tops.items():

@@ -2,31 +2,42 @@
 
 A line is `{"custom_id": KEY, "method": "POST", "url": "/v1/chat/completions", "body": {...}}`; an answer's line holds
 `custom_id` and `response.body` (OpenAI's service and `vllm run-batch` write it so). A file is for one model and one
-path, as these services want it. Answers pass the same checks as those of live calls.
+path, as these services want it. Answers pass the same checks as those of live calls; what a service rejects for good
+(too long, filtered, malformed) is the item's failure, as it would be live.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from constitutional.atomic import cannot_write, write_atomic
-from constitutional.backends.endpoint.answers import parse, read_answer
+from constitutional.backends import Unanswered
+from constitutional.backends.endpoint.answers import Answered, parse, read_answer
 from constitutional.backends.endpoint.calls import Calls
 from constitutional.backends.endpoint.faults import Garbage, Rejected
-from constitutional.errors import DataError, one_line
+from constitutional.backends.endpoint.wire import PASSING, rejection
+from constitutional.errors import DataError, one_line, shortened
 from constitutional.records import Record, short_digest
 
 MOST_LINES = 50_000
 """Calls a file; OpenAI takes no more."""
 
+MOST_BYTES = 200 * 10**6
+"""Bytes a file; OpenAI takes no more."""
+
+NO_CALL = (401, 403, 404, 405)
+"""Statuses that say nothing of a call: the key, or the name of the model, is wrong."""
+
 
 class BatchRead(Record):
-    """What a file of answers brought: answers kept, and by reason what could not be used."""
+    """What a file of answers brought: answers kept, calls rejected for good, and by reason what could not be used."""
 
     kept: int
+    rejected: int
     unused: dict[str, int]
 
 
@@ -43,8 +54,7 @@ def write_batches(calls: Calls, folder: Path) -> tuple[tuple[Path, int], ...]:
         by_kind.setdefault((model, request["path"]), []).append(json.dumps(line) + "\n")
     written = []
     for (model, path), lines in by_kind.items():
-        for start in range(0, len(lines), MOST_LINES):
-            part = lines[start : start + MOST_LINES]
+        for part in _parts(lines):
             # named by content: the files of an earlier wave stay what they are
             file = folder / f"calls-{short_digest([model, path, part])}.jsonl"
             try:
@@ -56,6 +66,20 @@ def write_batches(calls: Calls, folder: Path) -> tuple[tuple[Path, int], ...]:
     return tuple(written)
 
 
+def _parts(lines: list[str]) -> Iterator[list[str]]:
+    """The lines in files that a service takes; a line of more bytes than a file may have is a file alone."""
+    part: list[str] = []
+    size = 0
+    for line in lines:  # ASCII: as many bytes as characters
+        if part and (len(part) == MOST_LINES or size + len(line) > MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line)
+    if part:
+        yield part
+
+
 def read_batch(calls: Calls, path: Path) -> BatchRead:
     """Keeps the answers in a file; calls that it does not answer go on waiting. Reading it twice is reading it once.
 
@@ -64,6 +88,7 @@ def read_batch(calls: Calls, path: Path) -> BatchRead:
     """
     asked = {key: (model, json.loads(text)) for model, key, text in calls.noted(waiting=False)}
     kept, unused = 0, Counter[str]()
+    refused: defaultdict[str, list[tuple[str, Unanswered]]] = defaultdict(list)
     for number, line in _lines(path):
         try:
             found = parse(line)
@@ -78,19 +103,49 @@ def read_batch(calls: Calls, path: Path) -> BatchRead:
                 f"{path}:{number}: custom_id '{one_line(str(key))[:80]}' is no call of this run's batch files"
             )
         model, request = asked[key]
-        response = found.get("response")
-        body = response.get("body") if isinstance(response, dict) else None
-        if not isinstance(body, dict) or "choices" not in body:
-            unused["not answered"] += 1
-            continue
         try:
-            answer = read_answer(body, chat=request["path"] == "/chat/completions", asked=request["body"])
-        except (Garbage, Rejected) as error:
+            answer = _answer(found, request)
+        except Rejected as no:
+            refused[model].append((key, Unanswered(kind=no.kind, message=str(no))))
+            continue
+        except Garbage as error:
             unused[str(error)] += 1
             continue
         calls.keep(model, key, answer, (answer.prompt_tokens, answer.completion_tokens), 0.0)
         kept += 1
-    return BatchRead(kept=kept, unused=dict(sorted(unused.items())))
+    rejected = 0
+    for model, items in refused.items():
+        answers = calls.count(model)
+        for key, why in items:
+            if why.kind == "rejected" and not answers:  # then it may be every call, and not this one
+                unused[f"{why.message}; no call to this model was answered yet"] += 1
+            else:
+                calls.refuse(model, key, why)
+                rejected += 1
+    return BatchRead(kept=kept, rejected=rejected, unused=dict(sorted(unused.items())))
+
+
+def _answer(found: dict[str, Any], request: dict[str, Any]) -> Answered:
+    """The answer in a line. Raises Rejected: there will be none; Garbage: it is none, and may be asked again."""
+    response = found.get("response")
+    response = response if isinstance(response, dict) else {}
+    body, status = response.get("body"), response.get("status_code")
+    if isinstance(body, dict) and "choices" in body:
+        return read_answer(body, chat=request["path"] == "/chat/completions", asked=request["body"])
+    if isinstance(status, int) and 400 <= status < 500 and status not in (*PASSING, *NO_CALL):
+        said = _said(body) or _said(found.get("error"))
+        raise rejection(said, f"the service says {status}: {said}")
+    raise Garbage("not answered")
+
+
+def _said(error: object) -> str:
+    """What a service says of an error, in one line: OpenAI and vLLM put it into an `error` of its own, or do not."""
+    if not isinstance(error, dict):
+        return ""
+    if isinstance(error.get("error"), dict):
+        error = error["error"]
+    text = " ".join(str(error[name]) for name in ("code", "message") if isinstance(error.get(name), str))
+    return shortened(one_line(text), 200)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import Field, RootModel
 
 from constitutional.atomic import cannot_write
+from constitutional.backends import Unanswered
 from constitutional.backends.endpoint.answers import Answered
 from constitutional.errors import BudgetError, ConfigError
 from constitutional.records import Record
@@ -29,6 +30,9 @@ CREATE TABLE IF NOT EXISTS calls (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, usd REAL NOT NULL, UNIQUE (model, key)) STRICT;
 CREATE TABLE IF NOT EXISTS offline (
     model TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL, PRIMARY KEY (model, key)) STRICT;
+CREATE TABLE IF NOT EXISTS refused (
+    model TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL,
+    PRIMARY KEY (model, key)) STRICT;
 """
 
 
@@ -65,7 +69,8 @@ class Calls:
 
         Args:
             path: made when absent.
-            budget: US dollars that all calls ever kept here, and those under way, may cost.
+            budget: US dollars that all calls ever kept here, and those under way, may cost. An attempt that broke off
+                before its answer was whole counts as free.
             offline: calls are noted for batch files and not made.
 
         Raises:
@@ -73,7 +78,7 @@ class Calls:
         """
         self.path, self.budget, self.offline = path, budget, offline
         self._lock = threading.Lock()
-        self._reserved = 0.0
+        self._reserved, self._under_way = 0.0, 0
         try:
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -116,24 +121,28 @@ class Calls:
         except sqlite3.Error as error:
             raise cannot_write(self.path or Path(NAME), OSError(str(error))) from error
 
-    def reserve(self, usd: float) -> None:
-        """Sets the most a call can cost aside.
+    def reserve(self, usd: float) -> bool:
+        """Sets the most a call can cost aside; False where calls under way may leave enough of the budget for it.
 
         Raises:
             BudgetError: the budget may not be enough for it.
         """
         with self._lock:
             if self.budget is not None and self.spent + self._reserved + usd > self.budget:
+                if self._under_way and self.spent + usd <= self.budget:
+                    return False
                 raise BudgetError(
                     f"budget: ${self.spent:.4f} of ${self.budget:.4f} are spent and the next calls may exceed it; "
                     "what is answered is kept: resume with a larger --budget"
                 )
-            self._reserved += usd
+            self._reserved, self._under_way = self._reserved + usd, self._under_way + 1
+            return True
 
     def release(self, usd: float) -> None:
         """Takes back what was set aside."""
         with self._lock:
-            self._reserved -= usd
+            self._under_way -= 1
+            self._reserved = self._reserved - usd if self._under_way else 0.0
 
     def count(self, model: str | None = None) -> int:
         """Answered calls."""
@@ -158,10 +167,24 @@ class Calls:
             self._db.executemany("INSERT OR REPLACE INTO offline VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
 
+    def refuse(self, model: str, key: str, why: Unanswered) -> None:
+        """Keeps that a call of a batch file will not be answered, however often it is asked."""
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", (model, key, why.kind, why.message))
+
+    def refused(self, model: str, keys: Iterable[str]) -> dict[str, Unanswered]:
+        """Calls of batch files that will not be answered, by key."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT key, kind, message FROM refused WHERE model = ? AND key IN (SELECT value FROM json_each(?))",
+                (model, json.dumps(list(keys))),
+            ).fetchall()
+        return {key: Unanswered(kind=kind, message=message) for key, kind, message in rows}
+
     def noted(self, *, waiting: bool) -> list[tuple[str, str, str]]:
-        """Noted calls in their order: model, key, request. With `waiting` only those without an answer."""
-        unanswered = "NOT EXISTS (SELECT 1 FROM calls c WHERE c.model = o.model AND c.key = o.key)"
-        where = unanswered if waiting else "1"
+        """Noted calls in their order: model, key, request. With `waiting` those neither answered nor refused."""
+        without = "NOT EXISTS (SELECT 1 FROM {0} c WHERE c.model = o.model AND c.key = o.key)"
+        where = f"{without.format('calls')} AND {without.format('refused')}" if waiting else "1"
         with self._lock:
             return self._db.execute(
                 f"SELECT model, key, request FROM offline o WHERE {where} ORDER BY o.rowid"

@@ -19,9 +19,8 @@ class Fault(Exception):
 class Garbage(Exception):
     """Something came that is no answer: asked again a few times, then it is the item's failure, never a value."""
 
-    def __init__(self, message: str, tokens: tuple[int, int] = (0, 0)) -> None:
-        super().__init__(message)
-        self.tokens = tokens
+    billed: tuple[int, int] | None = None
+    """Tokens read and drawn for it, where the server says so."""
 
 
 class NoLogprobs(Garbage):
@@ -30,6 +29,9 @@ class NoLogprobs(Garbage):
 
 class Rejected(Exception):
     """The server will not answer this request, however often it is asked: the item's failure."""
+
+    billed: tuple[int, int] | None = None
+    """Tokens read and drawn for an answer that was then taken away, where the server says so."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

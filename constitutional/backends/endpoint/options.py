@@ -59,7 +59,7 @@ def read_tail(prompt: Tokens, continuation: str) -> float | None:
     text, total = "", 0.0
     for token, value in reversed(prompt):
         text, total = token + text, total + value
-        if text == continuation or (text.strip() == continuation.strip() and len(text) + 1 >= len(continuation)):
+        if text == continuation or (text.lstrip() == continuation.strip() and len(text) + 1 >= len(continuation)):
             return total
         if len(text) > len(continuation) + 1:
             return None

@@ -17,8 +17,13 @@ TOP = 20
 STOPS = 4
 """Stop sequences a call may hold; the others are cut at on our side."""
 
+TEMPLATE_TOKENS, TURN_TOKENS = 64, 16
+"""What a chat template adds at most to a call (a system message of its own) and to each of its turns."""
+
 CONTINUING = ("vllm", "sglang", "llamacpp")
 """Servers, by the `owned_by` of their models, that continue a last message of the assistant."""
+
+PLAIN = "Hello"
 
 _CONTROL = re.compile(
     r"<(?=[|｜][^<>]{0,60}[|｜]>)|<(?=/?(?:s|bos|eos|pad|unk|mask|start_of_turn|end_of_turn)>)"
@@ -56,6 +61,12 @@ class Request:
         """Bytes of text that the model reads."""
         texts = [m["content"] for m in self.body["messages"]] if self.chat else [self.body["prompt"]]
         return sum(len(text.encode()) for text in texts)
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that the model may read: no token is less than a byte, and a chat template adds its own."""
+        turns = len(self.body["messages"]) if self.chat else 0
+        return self.size + TEMPLATE_TOKENS + TURN_TOKENS * turns
 
 
 def harmless(text: str) -> str:
@@ -120,6 +131,15 @@ def prompt_request(address: Address, dialogue: Dialogue, continuation: str, owne
         assistant(last),
     )
     return Request(True, body | _messages(said, owner) | {"prompt_logprobs": 0})
+
+
+def without_item(request: Request) -> Request:
+    """The same call with nothing of its item in it: whether a server answers calls of this kind at all."""
+    if not request.chat:
+        return Request(False, request.body | {"prompt": PLAIN})
+    roles = [message["role"] for message in request.body["messages"]]
+    kept = [*(["system"] if roles[0] == "system" else []), "user", *(["assistant"] if roles[-1] == "assistant" else [])]
+    return Request(True, request.body | {"messages": [{"role": role, "content": PLAIN} for role in kept]})
 
 
 def _messages(dialogue: Dialogue, owner: str) -> dict[str, Any]:

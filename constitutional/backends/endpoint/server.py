@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from constitutional.backends import Unanswered
 from constitutional.backends.endpoint import wire
 from constitutional.backends.endpoint.address import Address
-from constitutional.backends.endpoint.answers import Answered, parse, read_answer
+from constitutional.backends.endpoint.answers import Answered, billed, parse, read_answer
 from constitutional.backends.endpoint.asking import Asker, Halted
 from constitutional.backends.endpoint.calls import Calls, Price
 from constitutional.backends.endpoint.faults import Garbage, NoLogprobs, Rejected, no_logprobs
-from constitutional.backends.endpoint.requests import Request
+from constitutional.backends.endpoint.requests import Request, without_item
 from constitutional.errors import BackendError, ConfigError, PendingError
 from constitutional.settings import EndpointSettings
 
@@ -26,7 +26,7 @@ Found = tuple[Answered | Unanswered, float]
 """An answer, or why there is none, and the seconds it took."""
 
 BYTES_A_TOKEN = 3.0
-"""For limits and budgets, where what counts is not to guess too low: English text has about four, Chinese three."""
+"""For the tokens a minute, where it counts not to guess too low: English text has about four, Chinese three."""
 
 
 class Server:
@@ -45,6 +45,8 @@ class Server:
         self._owner: str | None = None
         self.gave_logprobs = False
         self._answered = False
+        self._rejected: dict[str, Unanswered] = {}
+        """Not asked again while this lives; a resumed run may find the server mended."""
 
     def close(self) -> None:
         """Ends the thread and closes its connections; a second call does nothing."""
@@ -67,8 +69,8 @@ class Server:
         return self._owner
 
     async def _find_owner(self) -> str:
-        async def once() -> dict[str, Any]:
-            return parse(await wire.models(self._client, self._address, self._settings.timeout))
+        async def once(seconds: float) -> dict[str, Any]:
+            return parse(await wire.models(self._client, self._address, seconds))
 
         try:
             listed = await self._asker.ask(once, 0)
@@ -91,8 +93,17 @@ class Server:
             BudgetError: the budget may not be enough. All answers that came are kept in either case.
             PendingError: calls were noted for a batch file.
         """
+        found = self._found(requests)
+        said = [a.message for a, _ in found.values() if isinstance(a, Unanswered) and a.kind == "rejected"]
+        if said and len(said) == len(found) and not self._answered:
+            self._blame(requests[0], said[0])
+        return [found[request.key] for request in requests]
+
+    def _found(self, requests: Sequence[Request]) -> dict[str, Found]:
         by_key = {request.key: request for request in requests}
-        found: dict[str, Found] = {k: (a, 0.0) for k, a in self._calls.find(self._identity, by_key).items()}
+        known = self._calls.refused(self._identity, by_key) | self._calls.find(self._identity, by_key)
+        known |= {key: self._rejected[key] for key in by_key if key in self._rejected}
+        found: dict[str, Found] = {key: (answer, 0.0) for key, answer in known.items()}
         self._note(found)
         fresh = {key: request for key, request in by_key.items() if key not in found}
         if fresh and self._calls.offline:
@@ -102,10 +113,15 @@ class Server:
             made = self._run(self._all(fresh))
             self._note(made)
             found |= made
-            rejected = [a for a, _ in made.values() if isinstance(a, Unanswered) and a.kind == "rejected"]
-            if len(rejected) == len(made) and not self._answered:
-                raise BackendError(f"every request is rejected: {rejected[0].message}")
-        return [found[request.key] for request in requests]
+        return found
+
+    def _blame(self, request: Request, said: str) -> None:
+        """Where all were rejected, and nothing was ever answered: is it the items, or is every call of this kind?"""
+        if self.offline:
+            return  # such rejections are not even read from a batch file
+        ((answer, _),) = self._found([without_item(request)]).values()
+        if isinstance(answer, Unanswered) and answer.kind == "rejected":
+            raise BackendError(f"every request is rejected: {said}")
 
     def _note(self, found: dict[str, Found]) -> None:
         answers = [answer for answer, _ in found.values() if isinstance(answer, Answered)]
@@ -129,29 +145,28 @@ class Server:
 
     async def _one(self, key: str, request: Request) -> Found:
         most = int(request.body["max_tokens"])
-        tokens = int(request.size / BYTES_A_TOKEN) + most
-        worst = self._price.of(tokens - most, most) if self._price else 0.0
+        worst = self._price.of(request.most_tokens, most) if self._price else 0.0
 
-        async def once() -> Answered:
-            self._calls.reserve(worst)
+        async def once(seconds: float) -> Answered:
             try:
-                body = await wire.send(self._client, self._address, request, self._settings.timeout)
-                answer = read_answer(parse(body), chat=request.chat, asked=request.body)
-                used = (answer.prompt_tokens, answer.completion_tokens)
-                self._calls.keep(self._identity, key, answer, used, self._cost(used))
+                body = await wire.send(self._client, self._address, request, seconds)
+                answer = read_answer(told := parse(body), chat=request.chat, asked=request.body)
+                self._keep(key, answer, billed(told), worst)
                 return answer
-            except Garbage as garbage:
-                if any(garbage.tokens):
-                    self._calls.keep(self._identity, None, None, garbage.tokens, self._cost(garbage.tokens))
+            except (Garbage, Rejected) as fault:
+                self._keep(None, None, fault.billed, worst)
                 raise
             finally:
                 self._calls.release(worst)
 
         started = time.monotonic()
         try:
-            return await self._asker.ask(once, tokens), time.monotonic() - started
+            tokens = int(request.size / BYTES_A_TOKEN) + most
+            answer = await self._asker.ask(once, tokens, lambda: self._calls.reserve(worst))
+            return answer, time.monotonic() - started
         except Rejected as error:
-            return Unanswered(kind=error.kind, message=str(error)), time.monotonic() - started
+            self._rejected[key] = Unanswered(kind=error.kind, message=str(error))
+            return self._rejected[key], time.monotonic() - started
         except Garbage as error:
             if isinstance(error, NoLogprobs) and not self.gave_logprobs:
                 self._asker.halt()
@@ -161,8 +176,12 @@ class Server:
             self._asker.halt()
             raise
 
-    def _cost(self, tokens: tuple[int, int]) -> float:
-        return self._price.of(*tokens) if self._price else 0.0
+    def _keep(self, key: str | None, answer: Answered | None, told: tuple[int, int] | None, worst: float) -> None:
+        """Keeps an answer, or that there was none, and its cost: the most it can be where the server does not tell."""
+        usd = 0.0 if self._price is None else worst if told is None else self._price.of(*told)
+        tokens = (answer.prompt_tokens, answer.completion_tokens) if answer else told or (0, 0)
+        if answer or any(tokens) or usd:
+            self._calls.keep(self._identity, key, answer, tokens, usd)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -61,7 +61,7 @@ def open_client(address: Address, connections: int) -> Any:
 
 
 async def send(client: Any, address: Address, request: Request, seconds: float) -> bytes:
-    """The body of the answer.
+    """The body of the answer, whole within so many seconds.
 
     Raises:
         Fault, Garbage, Rejected: what went wrong with this attempt.
@@ -133,13 +133,20 @@ def _status(status: int, headers: Mapping[str, str], said: str, address: Address
         return BackendError(f"{place}; the key may not use {address.model}: {key_hint(address)}", retryable=True)
     if status in (404, 405):
         return BackendError(f"{place}; is '{address.model}' the model's name, and {address.host} the base URL's host?")
-    if any(sign in low for sign in TOO_LONG):
-        return Rejected("too_long", said)
-    if "logprob" in low:
+    if "logprob" in low and not any(sign in low for sign in TOO_LONG):
         return no_logprobs(f"openai:{address.model}")
-    if "content_filter" in low or "content management" in low:
-        return Rejected("content_filter", said)
-    return Rejected("rejected", place)
+    return rejection(said, place)
+
+
+def rejection(said: str, place: str) -> Rejected:
+    """Why a request that would be rejected again is rejected; `place` is what to say where it is not known."""
+    low = said.lower()
+    too_long = any(sign in low for sign in TOO_LONG)
+    filtered = "content_filter" in low or "content management" in low
+    kind = "too_long" if too_long else "content_filter" if filtered else "rejected"
+    found = Rejected(kind, place if kind == "rejected" else said)
+    found.billed = (0, 0)
+    return found
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

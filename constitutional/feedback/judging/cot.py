@@ -43,7 +43,7 @@ def concluded(dialogue: Dialogue, reasoning: str, conclusion: str) -> Dialogue:
 
 
 def _told(question: Question, drawn: Sequence[Drawn], read: chain[Likelihood | None]) -> Told:
-    samples, prompt_tokens = [], 0
+    samples, prompt_tokens, unread = [], 0, []
     for completion, seed in drawn:
         if isinstance(completion, Unanswered):
             samples.append(no_text(completion, seed))
@@ -58,7 +58,9 @@ def _told(question: Question, drawn: Sequence[Drawn], read: chain[Likelihood | N
             continue
         prompt_tokens += likelihood.prompt_tokens
         outcome, p_first, mass = option_probability(likelihood.logprobs)
-        outcome = "invalid" if likelihood.fault is not None else outcome
+        if likelihood.fault is not None:
+            outcome = "invalid"
+            unread.append(likelihood.fault)
         samples.append(
             JudgmentSample(
                 text=text,
@@ -78,5 +80,5 @@ def _told(question: Question, drawn: Sequence[Drawn], read: chain[Likelihood | N
         mass=fsum(masses) / len(masses) if masses else None,
         samples=tuple(samples),
         usage=cost(drawn, prompt_tokens),
-        error=fault(drawn, outcome),
+        error=unread[0] if outcome == "invalid" and unread else fault(drawn, outcome),
     )

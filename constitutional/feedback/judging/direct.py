@@ -53,7 +53,9 @@ def grade_answers(
             found.append(DirectGrade(None, TOO_LONG))
             continue
         kept = grading.logprobs if all(map(math.isfinite, grading.logprobs)) else ()
-        if math.isnan(grading.mass):
+        if grading.fault is not None:
+            found.append(DirectGrade(None, grading.fault))
+        elif math.isnan(grading.mass):
             found.append(DirectGrade(None, "the judge gave a grade that is not a number"))
         elif grading.mass < MIN_MASS:
             found.append(DirectGrade(None, "the judge gave no grade", kept, grading.mass))

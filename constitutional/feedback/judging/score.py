@@ -31,6 +31,8 @@ class Grading:
     logprobs: tuple[float, ...]
     mass: float
     prompt_tokens: int
+    fault: str | None = None
+    """Why there are none, where what came back from a server is no answer."""
 
     @property
     def shares(self) -> list[float]:
@@ -78,14 +80,14 @@ def grade(dialogues: Sequence[Dialogue], backend: Backend, grades: tuple[str, ..
     found: dict[int, Grading] = {}
     for row, i in enumerate(fitting):
         logprobs = dict(zip(grades, likelihoods[row].logprobs, strict=True))
-        tokens = likelihoods[row].prompt_tokens
+        tokens, fault = likelihoods[row].prompt_tokens, likelihoods[row].fault
         for number, short in enumerate(begins):
             rest = likelihoods[len(fitting) + row * len(begins) + number]
             ends = 1 - fsum(math.exp(value) for value in rest.logprobs)
             logprobs[short] += math.log(ends) if ends > 0 else math.nan if math.isnan(ends) else -math.inf
-            tokens += rest.prompt_tokens
+            tokens, fault = tokens + rest.prompt_tokens, fault or rest.fault
         mass = min(fsum(math.exp(value) for value in logprobs.values()), 1.0)
-        found[i] = Grading(tuple(logprobs.values()), mass, tokens)
+        found[i] = Grading(tuple(logprobs.values()), mass, tokens, fault)
     return [found.get(i) for i in range(len(dialogues))]
 
 
@@ -120,6 +122,8 @@ def superiority(a: Sequence[float], b: Sequence[float]) -> float:
 def _told(a: Grading | None, b: Grading | None, usage: Usage) -> Told:
     if a is None or b is None:
         return Told("error", None, usage=usage, error=TOO_LONG)
+    if fault := a.fault or b.fault:
+        return Told("invalid", None, usage=usage, error=fault)
     if math.isnan(a.mass) or math.isnan(b.mass):
         return Told("error", None, usage=usage, error="the judge gave a grade that is not a number")
     mass = min(a.mass, b.mass)
