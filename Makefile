@@ -7,7 +7,7 @@ FEEDBACK ?= qwen
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup models feedback-model demo test check bench clean
+.PHONY: setup models feedback-model demo test nightly-kills check bench clean
 
 setup: .setup-done
 
@@ -36,6 +36,11 @@ endif
 test: models
 	@echo "tests"
 	@REQUIRE_MODELS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# beside the kills of `make test`: 60 more at times drawn at random, of every trainer
+nightly-kills: .setup-done
+	@echo "trainings under kill -9"
+	@TRAINING_KILLS=60 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/test_killed_trainings.py
 
 check: .setup-done
 	@echo "check: ruff, mypy, import-linter"

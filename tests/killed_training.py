@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from tiny_model import save_tiny_model
 from training_recipe import training_recipe, write_training_recipe
@@ -54,15 +55,16 @@ def arm(point: str) -> int:
 
         setattr(owner, name, called)
 
-    def cut(owner: Any, name: str) -> None:
-        """Dies when half of a file of the optimiser is written."""
+    def cut(owner: Any, name: str, file_of: str) -> None:
+        """Dies when half of a file of a checkpoint is written."""
         theirs, calls = getattr(owner, name), 0
 
         def called(content: Any, file: Any, *words: Any, **named: Any) -> Any:
             nonlocal calls
             found = theirs(content, file, *words, **named)
-            calls += "optimizer" in str(file)
-            if calls == count:
+            mine = file_of in str(file)
+            calls += mine
+            if mine and calls == count:
                 os.truncate(file, Path(file).stat().st_size // 2)
                 die()
             return found
@@ -71,7 +73,9 @@ def arm(point: str) -> int:
 
     match what:
         case "optimiser":
-            cut(torch, "save")
+            cut(torch, "save", "optimizer")
+        case "weights":
+            cut(safetensors.torch, "serialize_file", "checkpoint-")
         case "marker":  # all is written but the marker
             on_call(checkpoints, "write_atomic", before=True)
         case "moved":  # in its place, the one before not yet removed

@@ -7,6 +7,7 @@ instead, by the prompt, by which of its answers it is, and by the step.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fsdp_on_cpu import in_parts, with_fsdp
 from training_tasks import REWARDED, TASKS
 from transformers import GenerationMixin
 
-from constitutional.processes import leads
+from constitutional.processes import leads, rank
 from constitutional.training.checkpoints import Checkpoints
 
 calls = 0
@@ -50,21 +52,28 @@ def run(task: str, policy: Path, folder: Path, stop_at: int = 0, every: int | No
 
     def log(entry: dict[str, Any]) -> None:
         logs.append(entry)
-        if entry["step"] == stop_at:
+        if stop_at and entry["step"] == stop_at:
             raise Interrupted
 
     common: dict[str, Any] = {"output": folder / "model", "on_log": log}
     common["checkpoints"] = Checkpoints(folder / "checkpoints", every)
     if task in REWARDED:
         common["on_reward"] = lambda rows: rewards.extend(row.to_json() for row in rows)
+    heard: list[str] = []
+    if task == "rloo_watched":
+        common["hear"] = lambda records: heard.extend(record.to_json() for record in records)
     result = TASKS[task](policy, **common)
+    (folder / f"heard-{rank()}.json").write_text(json.dumps(heard))
     if leads():
-        (folder / "told.json").write_text(json.dumps({"result": result.to_json(), "logs": logs, "rewards": rewards}))
+        told = {"result": result.to_json(), "logs": logs, "rewards": rewards, "in_parts": in_parts()}
+        (folder / "told.json").write_text(json.dumps(told))
 
 
 def main(policy: Path, root: Path, tasks: list[str]) -> None:
     torch.set_num_threads(1)
     GenerationMixin.generate = fixed
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        with_fsdp()
     for task in tasks:
         name, _, stopped = task.partition("@")
         if stopped:

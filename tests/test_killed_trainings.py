@@ -18,17 +18,17 @@ import pytest
 
 HARNESS = Path(__file__).with_name("killed_training.py")
 POINTS = {
-    "sft": ("optimiser:1", "step:5", "moved:1", "saved"),
-    "sft_lora": ("moved:3", "step:9"),  # resumed between epochs, then within the epoch that began so
+    "sft": ("optimiser:1", "step:5", "weights:1", "saved"),
+    "sft_lora": ("weights:4", "step:9"),  # resumed between epochs, then within the epoch that began so
     "ensemble": ("marker:1", "step:12"),
     "dpo": ("optimiser:2", "step:5"),
     "grpo": ("step:3", "marker:1"),
-    "ppo": ("optimiser:1", "found", "moved:1", "step:5"),
-    "rloo_watched": ("moved:1", "step:5"),
-    "ppo_watched": ("moved:1", "step:5"),
+    "ppo": ("optimiser:1", "weights:2", "found", "moved:1"),
+    "rloo_watched": ("weights:2", "step:5"),
+    "ppo_watched": ("weights:2", "step:5"),
     "recipe": ("pm:3", "rl:3"),
 }
-SAVING = ("optimiser", "marker", "moved")
+SAVING = ("optimiser", "weights", "marker")
 MORE = int(os.environ.get("TRAINING_KILLS", "0"))
 
 

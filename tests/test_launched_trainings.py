@@ -22,9 +22,15 @@ from constitutional.pipeline import run_recipe
 from constitutional.training.trl_settings import shared_batch
 
 HERE = Path(__file__).parent
-TASKS = ("sft", "pm", "ensemble", "dpo", "rloo", "grpo")
+TASKS = ("sft", "pm", "ensemble", "dpo", "rloo", "grpo", "best_of_n", "rloo_watched")
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
 TOLERANCE = 1e-5
+
+
+DDP = HERE.parent / "examples" / "04_many_gpus" / "ddp.yaml"
+# the shipped file, but two processes, and not in a number type for GPUs
+CHOSEN = ["--config_file", str(DDP), "--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+ACCELERATE = ["-m", "accelerate.commands.launch", *CHOSEN]
 
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
@@ -71,9 +77,25 @@ def test_two_processes_train_what_one_does(trained: Path, task: str) -> None:
         assert mine["step"] == theirs["step"] and mine["steps"] == theirs["steps"]
         assert mine.get("loss") == pytest.approx(theirs.get("loss"), abs=1e-3)
         assert mine.get("num_tokens") == theirs.get("num_tokens")
+        probed = [name for name in theirs if name.startswith("probe/")]
+        assert [mine.get(name) for name in probed] == pytest.approx([theirs[name] for name in probed], abs=1e-3)
     mine, theirs = (json.loads(one["result"]) for one in (told, expected))
     counted = ("rows", "steps", "completions", "groups", "zero_spread_groups", "trainable_parameters")
     assert {name: mine.get(name) for name in counted} == {name: theirs.get(name) for name in counted}
+
+
+@pytest.mark.slow
+def test_probes_are_shared_out_and_the_leading_process_alone_tells_of_them(trained: Path) -> None:
+    one, two, other = (
+        [json.loads(line) for line in json.loads((trained / folder / "rloo_watched" / file).read_text())]
+        for folder, file in (("one", "heard-0.json"), ("two", "heard-0.json"), ("two", "heard-1.json"))
+    )
+    assert other == [] and two == one
+    answers = [record for record in one if "text" in record]
+    assert [(record["step"], record["prompt_id"]) for record in answers] == [
+        (step, record["prompt_id"]) for step in (0, 2, 4, 6) for record in answers[:4]
+    ]
+    assert [(r["step"], r["action"]) for r in one if "text" not in r] == [(1, "lower_lr")]
 
 
 @pytest.mark.slow
@@ -92,7 +114,7 @@ def test_a_recipe_under_a_launcher_leaves_one_run_like_that_of_one_process(tmp_p
     run_recipe(training_recipe(recipe), recipe, tmp_path / "one")
     sets = [word for value in SETS for word in ("--set", value)]
     command = ["-m", "constitutional", "run", str(recipe), "--out", str(tmp_path / "two"), "--display", "none", *sets]
-    done = launch(*TORCHRUN, *command)
+    done = launch(*ACCELERATE, *command)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("report: ") == 1
     one, two = (json.loads((tmp_path / name / "current.json").read_text()) for name in ("one", "two"))

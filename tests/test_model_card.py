@@ -4,12 +4,16 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import fake_run
 import pytest
 import yaml
 from fake_run import CONSTITUTION, RECIPE, make_prompts, make_run
+from fake_training import preference_rows, rl_result
 
 from constitutional.audit.model_card import _code, write_cards
+from constitutional.training.rows import PreferenceRow
 
 MODELS = {"sft": "sl-cai", "pm": "pm", "rl": "rl-cai"}
 
@@ -51,6 +55,42 @@ def test_figures_are_those_of_the_result_files(run: Path) -> None:
     assert "36 rollouts (1 empty)" in found["rl-cai"]
     assert "## Judge and gate" in found["pm"] and "## Judge and gate" not in found["sl-cai"]
     assert "held-out prompts" in found["rl-cai"] and "complied" in found["rl-cai"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "reward"),
+    [
+        ({"completions": 0, "rows": 31}, "31 comparisons of answers to 9 prompts, 6 optimiser steps", ""),
+        (
+            {"rows": 8, "last_reward": None, "last_kl": None},
+            "9 prompts, 36 rollouts (1 empty), the best 8 of them trained on, 6 steps",
+            "reward -0.250, the mean over all rollouts",
+        ),
+    ],
+)
+def test_a_card_of_rl_says_what_its_algorithm_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], data: str, reward: str
+) -> None:
+    monkeypatch.setattr(fake_run, "rl_result", lambda: rl_result().model_copy(update=changes))
+    text = cards(make_run(tmp_path / "run", until="rl"))["rl-cai"]
+    assert f"- {data}\n" in text and " 0 rollouts" not in text
+    assert (f"- {reward}" in text) if reward else ("reward none" not in text and "at the first step" not in text)
+
+
+def test_the_preference_models_comparisons_are_told_by_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed(*given: Any) -> list[PreferenceRow]:
+        rows = preference_rows(*given)
+        person = {"source": "human", "dataset": "`<b>.jsonl"}
+        return [*rows, *(row.model_copy(update=person) for row in rows[:3])]
+
+    monkeypatch.setattr(fake_run, "preference_rows", mixed)
+    run = make_run(tmp_path / "run", until="pm")
+    rows = next(run.glob("stages/*-pm/*/rows.jsonl")).read_text().splitlines()
+    own = sum(json.loads(row)["source"] == "ai" for row in rows)
+    assert own and len(rows) == own + 3
+    found = cards(run)
+    assert f"- comparisons by source: {own} `ai`, 3 `` human:`<b>.jsonl ``\n" in found["pm"]
+    assert "by source" not in found["sl-cai"]
 
 
 def test_a_run_that_is_not_done_has_cards_of_what_there_is(tmp_path: Path) -> None:

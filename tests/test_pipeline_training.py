@@ -13,7 +13,9 @@ from test_pipeline import reused, run
 from tiny_model import save_tiny_model
 
 from constitutional.backends import Backend, open_backend
-from constitutional.runs import load_result
+from constitutional.errors import GateError, TrainingError
+from constitutional.pipeline import STEPS as STEP_FUNCTIONS
+from constitutional.runs import StageResult, load_result
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +93,40 @@ def test_no_two_trained_models_are_in_memory_when_held_out_prompts_are_answered(
         ["policy", "sl-cai"],
         ["policy", "rl-cai"],
     ]
+
+
+def test_a_model_has_its_card_whatever_becomes_of_the_steps_after_it(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, original = finished
+    folder = tmp_path / "run"
+    shutil.copytree(original, folder, symlinks=True)
+    cards = {path.stem: path for path in sorted((folder / "models").glob("*.md"))}
+    whole = {name: path.read_text() for name, path in cards.items()}
+    assert set(whole) == {"sl-cai", "pm", "rl-cai"}
+
+    changed, rate = "sft.trl.learning_rate=0.02", "learning_rate: 0.02"
+    (tmp_path / "wrong.yaml").write_text("likelihood:\n  - {keyword: 'yes', p: 0.9}\n")
+    with pytest.raises(GateError):
+        run(recipe, folder, *SETS, changed, f"judge=scripted:{tmp_path}/wrong.yaml", "gate.fallback=stop")
+    assert rate in cards["sl-cai"].read_text()
+    assert rate not in cards["rl-cai"].read_text()  # as its model
+
+    def broken(*_: object) -> StageResult:
+        raise TrainingError("stopped here")
+
+    monkeypatch.setitem(STEP_FUNCTIONS, "sample", broken)
+    with pytest.raises(TrainingError, match="stopped here"):
+        run(recipe, folder, *SETS)
+    assert rate not in cards["sl-cai"].read_text()  # a model that is found again is shown again, and so is its card
+    cards["sl-cai"].unlink()
+    with pytest.raises(TrainingError, match="stopped here"):
+        run(recipe, folder, *SETS)
+    assert cards["sl-cai"].exists()
+
+    monkeypatch.undo()
+    run(recipe, folder, *SETS)
+    assert {name: path.read_text() for name, path in cards.items()} == whole
 
 
 @pytest.mark.parametrize(("stage", "expected"), [("sft", AFTER_SFT), ("pm", AFTER_PM), ("rl", AFTER_RL)])

@@ -1,6 +1,7 @@
 """The pm step: human preferences beside the run's labels, rows per principle, what stays apart, what can be traced."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ SETS = (
     "sft={drop_flagged: false}",
 )
 TRL = "trl: {max_steps: 1, learning_rate: 0.01}"
+# of rank 2, in each of two layers: q, o (32, 32), k, v (32, 16), gate, up, down (32, 64); and the head
+ADAPTERS = 2 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)) + 32
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,8 @@ def test_preferences_of_people_alone(recipe: Path, tmp_path: Path) -> None:
 
 def test_rows_of_each_principle_for_a_conditioned_ensemble(recipe: Path, tmp_path: Path) -> None:
     stages = "stages=[revise, helpful, sample, gate, judge, label, pm]"
-    settings = f"pm={{conditioned: true, ensemble: {{members: 2, rule: lower}}, human: [{{path: pairs.jsonl}}], {TRL}}}"
+    committee = "ensemble: {members: 2, rule: lower, spread: 2}, ai_weight: 0.5, margin: 1, lora: {r: 2}"
+    settings = f"pm={{conditioned: true, {committee}, human: [{{path: pairs.jsonl}}], {TRL}}}"
     out = run(recipe, tmp_path / "run", *SETS, stages, settings)
     stage, by_name = pm(out), {step.name: step.result for step in out.steps}
     rows = [*stage.read("rows.jsonl", PreferenceRow), *stage.read("heldout.jsonl", PreferenceRow)]
@@ -95,9 +99,13 @@ def test_rows_of_each_principle_for_a_conditioned_ensemble(recipe: Path, tmp_pat
             assert row.principle_text == OVERALL and row.source == "human"
     assert {c.principle for c in read_conditions(stage.folder / "pm")} == {r for _, r in asked} | {"overall"}
     ensemble = read_ensemble(stage.folder / "pm")
-    assert ensemble is not None and (ensemble.rule, len(ensemble.members)) == ("lower", 2)
+    assert ensemble is not None and (ensemble.rule, len(ensemble.members), ensemble.spread) == ("lower", 2, 2)
+    assert {row.source: row.weight for row in rows} == {"ai": 0.5, "human": 1.0}
     result = PreferenceModelResult.model_validate_json((stage.folder / "result.json").read_text())
     assert {p.name for p in result.by_principle} <= {r for _, r in asked} and result.by_principle
+    assert result.trainable_parameters == ADAPTERS
+    first = next(json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open() if '"pm"' in line)
+    assert first > math.log(2) + 0.05  # scores are equal at first: the loss is more than ln 2 by the margin alone
     assert {s.name for s in result.by_source} == {"ai", "human:pairs.jsonl"} and len(result.members) == 2
     same = [r for r in rows if r.messages[0].content == "Prompt red 0"]
     held = {r.preference_id for r in stage.read("heldout.jsonl", PreferenceRow)}

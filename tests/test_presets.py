@@ -51,6 +51,25 @@ def test_the_papers_numbers() -> None:
     assert (rl.label.rule, rl.judging.principles_per_comparison) == ("sampled", 1)
     assert lee.rl.kl == pytest.approx(0.05 / 0.95, abs=1e-4)
     assert {r.sampling.policy.temperature for r in (sl, rl)} == {1.0}
+    assert {r.sampling.feedback.temperature for r in (sl, rl)} == {1.0} and rl.sample.temperature == 1.0
+    assert (sl.helpful.draws, rl.sample.n) == (2, 2)
+    assert (sl.sft.trl["num_train_epochs"], sl.sft.trl["lr_scheduler_type"]) == (1, "constant")
+
+
+def test_the_numbers_of_the_paper_of_two_ways_of_rlaif() -> None:
+    lee = load_recipe(FOLDER / "lee2023-rlaif.yaml")
+    assert lee.pm.trl == {"optim": "adafactor", "learning_rate": 1e-5, "num_train_epochs": 3, "max_length": 1152}
+    assert (lee.sampling.policy.temperature, lee.sample.temperature, lee.sample.n) == (0.9, 0.9, 2)
+    assert lee.rl.trl == {"learning_rate": 1e-5} and lee.label.rule == "mean"
+    assert lee.stages is not None and not {"sft", "helpful"} & set(lee.stages)
+
+
+def test_the_numbers_of_the_nemo_tutorial() -> None:
+    nemo = load_recipe(FOLDER / "nemo-2024.yaml")
+    assert (nemo.rl.kl, nemo.rl.trl) == (0.02, {"learning_rate": 9e-8})
+    assert (nemo.sft.trl, nemo.sft.rounds, nemo.revise.rounds) == ({"learning_rate": 1e-6}, "final", 1)
+    assert nemo.sampling.policy.temperature == nemo.sampling.feedback.temperature == 0.0
+    assert (nemo.sample.n, nemo.sample.temperature) == (4, 1.0)
 
 
 def test_the_numbers_of_the_later_presets() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl_tasks import PROMPTS, letters_source, prompt
 
-from constitutional.records import user
+from constitutional.records import Record, user
 from constitutional.settings import PpoSettings
 from constitutional.settings.watch import WatchRule, WatchSettings
+from constitutional.training.best_of_n import train_best_of_n
 from constitutional.training.dpo import train_dpo
 from constitutional.training.ppo.stage import train_ppo
 from constitutional.training.preference_model import Committee, train_preference_model
@@ -94,19 +95,26 @@ def _grpo(policy: Path, **common: Any) -> Any:
     return train_rl(PROMPTS, policy=policy, algorithm="grpo", trl=trl, **DRAWN, **common)
 
 
-def _watch() -> Watch:
-    """Probes at every second step, and keeps the best one's weights for a rule that never comes to it."""
-    rule = WatchRule(figure="kl", above=1e6, action="rollback")
+def watching(hear: Callable[[Sequence[Record]], None] | None = None) -> Watch:
+    """Probes at every second step, and keeps the best one's weights for a rule that never comes to it.
+
+    Who hears is told of the answers, and of the event of a rule that does something at the first step.
+    """
+    rules = [WatchRule(figure="kl", above=1e6, action="rollback")]
+    if hear is not None:
+        rules.append(WatchRule(figure="completions/mean_length", above=1, action="lower_lr", factor=0.5))
     asked = [prompt(f"What about {i}?") for i in range(4)]
-    return Watch(WatchSettings(every=2, prompts=4, canaries=0, temperature=1.0, rules=(rule,)), asked)
+    settings = WatchSettings(every=2, prompts=4, canaries=0, temperature=1.0, rules=tuple(rules))
+    on_event = None if hear is None else lambda event: hear([event])
+    return Watch(settings, asked, on_answers=hear, on_event=on_event)
 
 
-def _rloo_watched(policy: Path, **common: Any) -> Any:
-    return _rloo(policy, watching=_watch(), **common)
+def _rloo_watched(policy: Path, hear: Callable[[Sequence[Record]], None] | None = None, **common: Any) -> Any:
+    return _rloo(policy, watching=watching(hear), **common)
 
 
 def _ppo_watched(policy: Path, **common: Any) -> Any:
-    return _ppo(policy, watching=_watch(), **common)
+    return _ppo(policy, watching=watching(), **common)
 
 
 def _rloo(policy: Path, **common: Any) -> Any:
@@ -121,6 +129,13 @@ def _ppo(policy: Path, **common: Any) -> Any:
     return train_ppo(PROMPTS, policy=policy, preference_model=None, settings=settings, **DRAWN, **common)
 
 
+def _best_of_n(policy: Path, **common: Any) -> Any:
+    drawn = {name: DRAWN[name] for name in ("rewards", "generations", "max_tokens", "temperature", "seed")}
+    # six best answers are three whole steps
+    trl = {**BATCH, "per_device_train_batch_size": 1, "num_train_epochs": 2}
+    return train_best_of_n(PROMPTS, policy=policy, trl=trl, lora={"r": 4, "dropout": 0.0}, **drawn, **common)
+
+
 TASKS: dict[str, Callable[..., Any]] = {
     "sft": _sft,
     "sft_lora": _sft_lora,
@@ -132,5 +147,6 @@ TASKS: dict[str, Callable[..., Any]] = {
     "ppo": _ppo,
     "rloo_watched": _rloo_watched,
     "ppo_watched": _ppo_watched,
+    "best_of_n": _best_of_n,
 }
-REWARDED = ("grpo", "rloo", "ppo", "rloo_watched", "ppo_watched")
+REWARDED = ("grpo", "rloo", "ppo", "rloo_watched", "ppo_watched", "best_of_n")

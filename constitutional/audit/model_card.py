@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from constitutional.records import Prompt
 from constitutional.runs import write_atomic
 from constitutional.settings import Recipe
 from constitutional.statistics import bracketed, rate, with_interval
-from constitutional.training.rows import NamedAgreement
+from constitutional.training.rows import NamedAgreement, PreferenceRow, RlResult
 
 TITLES = {"sft": "SL-CAI policy", "pm": "preference model", "rl": "RL-CAI policy"}
 
@@ -63,21 +64,23 @@ def write_cards(
         if not made:
             return []
         figures = report_figures(view, recipe, constitution, {prompt.id: prompt for prompt in prompts})
+        compared = [step for step in made if step != "sft"]
+        sources = {step: Counter(r.origin for r in view.rows(step, "rows.jsonl", PreferenceRow)) for step in compared}
     paths = []
     for step in made:
         paths.append(run_folder / "models" / f"{models[step]}.md")
-        write_atomic(paths[-1], model_card(step, models[step], figures, recipe))
+        write_atomic(paths[-1], model_card(step, models[step], figures, recipe, sources.get(step, {})))
     return paths
 
 
-def model_card(step: str, name: str, figures: ReportFigures, recipe: Recipe) -> str:
-    """The card of the model that a training step saved, as text."""
+def model_card(step: str, name: str, figures: ReportFigures, recipe: Recipe, sources: Mapping[str, int]) -> str:
+    """The card of the model that a training step saved, as text; `sources` counts its comparisons by who labelled."""
     head = yaml.safe_dump({"library_name": "transformers", "tags": ["constitutional-ai", step]}, sort_keys=False)
     parts = [
         f"---\n{head}---\n\n# {name}: {TITLES[step]} of run {_code(recipe.name)}",
         _list("Made from", _origin(figures, recipe)),
         _list("Judge and gate", _gate(figures)) if step != "sft" else "",
-        _list("Data", _data(step, figures)),
+        _list("Data", _data(step, figures, sources)),
         _list("Evaluation", _evaluation(step, figures)),
         _indented("\n".join(evaluation_lines(figures.evaluation))) if figures.evaluation and step != "pm" else "",
         _list("Limits", _limits(step, figures)),
@@ -110,7 +113,7 @@ def _gate(figures: ReportFigures) -> list[str]:
     return [f"judge {_code(gate.judge)}", f"gate {said}", *rows, f"labels used: {gate.labels}"]
 
 
-def _data(step: str, figures: ReportFigures) -> list[str]:
+def _data(step: str, figures: ReportFigures, sources: Mapping[str, int]) -> list[str]:
     lines = [
         f"{count.n} {count.kind.replace('_', '-')} prompts ({count.split})" for count in figures.prompts if count.n
     ]
@@ -120,13 +123,22 @@ def _data(step: str, figures: ReportFigures) -> list[str]:
         pm = figures.preference_model
         lines.append(f"{pm.rows} comparisons, {pm.steps} optimiser steps, {max(1, len(pm.members))} model(s)")
     if step == "rl" and figures.rl:
-        rl = figures.rl
-        lines.append(
-            f"{rl.prompts} prompts, {rl.completions} rollouts ({rl.empty_completions} empty), {rl.steps} steps"
-        )
+        lines += _of_rl(figures.rl)
+    if sources:
+        lines.append("comparisons by source: " + ", ".join(f"{n} {_code(name)}" for name, n in sorted(sources.items())))
     failed = {kind: n for s in figures.steps if s.name == step for kind, n in s.failures.items()}
     lines += [f"left out: {n} {_code(kind)}" for kind, n in sorted(failed.items())]
     return lines
+
+
+def _of_rl(rl: RlResult) -> list[str]:
+    """What RL was given: rollouts, labelled comparisons (`dpo`), or the best of its rollouts (`best_of_n`)."""
+    if not rl.completions:
+        return [f"{rl.rows} comparisons of answers to {rl.prompts} prompts, {rl.steps} optimiser steps"]
+    best = f"the best {rl.rows} of them trained on, " if rl.rows else ""
+    return [
+        f"{rl.prompts} prompts, {rl.completions} rollouts ({rl.empty_completions} empty), {best}{rl.steps} steps",
+    ]
 
 
 def _evaluation(step: str, figures: ReportFigures) -> list[str]:
@@ -138,7 +150,12 @@ def _evaluation(step: str, figures: ReportFigures) -> list[str]:
     if step == "rl" and figures.rl:
         rl = figures.rl
         scores = [f"{x:.3f}" if x is not None else "none" for x in (rl.first_reward, rl.last_reward, rl.last_kl)]
-        lines.append(f"reward {scores[0]} at the first step, {scores[1]} at the last; KL {scores[2]} nats per token")
+        if rl.completions and rl.rows:
+            lines.append(f"reward {scores[0]}, the mean over all rollouts; they were drawn before training")
+        elif rl.completions:
+            lines.append(
+                f"reward {scores[0]} at the first step, {scores[1]} at the last; KL {scores[2]} nats per token"
+            )
         if rl.watch is not None and rl.watch.end is not None:
             lines.append(f"RL {rl.watch.end}")
     return lines if figures.evaluation else [*lines, "not evaluated on held-out prompts"]

@@ -200,7 +200,8 @@ def run_inputs(
         finally:
             context.close_calls()
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
-        write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, MODEL_NAMES)
+        made = {step.name: MODEL_NAMES[step.name] for step in steps if step.name in MODEL_NAMES}
+        write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, made)
         folder.event("finished", steps=[step.name for step in steps])
         return RunOutcome(folder.path, steps, report)
 

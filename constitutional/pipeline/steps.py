@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from constitutional.audit.model_card import write_cards
 from constitutional.backends.memory import release_memory
 from constitutional.errors import ConfigError
 from constitutional.feedback.gate import require
@@ -132,7 +133,7 @@ def run_steps(ctx: Context, until: str | None, fail_on_error: float | None = Non
         ctx.display.say(f"{name}: {how}, {manifest.counts}{failed}")
         _write_current(ctx.folder, done)
         if name in MODEL_NAMES:
-            _link_model(ctx.folder, MODEL_NAMES[name], result)
+            _show_model(ctx, name, result, reused)
         if fail_on_error is not None:
             check_lost(name, result, fail_on_error)
         if name == "gate":
@@ -167,10 +168,17 @@ def _write_current(folder: RunFolder, done: Done) -> None:
     write_atomic(folder.path / "current.json", json.dumps(places, indent=2) + "\n")
 
 
-def _link_model(folder: RunFolder, name: str, result: StageResult) -> None:
-    """models/NAME points at the model of the step that is current."""
-    link = folder.path / "models" / name
+def _show_model(ctx: Context, step: str, result: StageResult, reused: bool) -> None:
+    """models/NAME points at the model of a step that is current, and its card stands beside it.
+
+    The card is not left to the end of the run: a later step may fail, and the model is there to be used.
+    """
+    name = MODEL_NAMES[step]
+    link, target = ctx.folder.path / "models" / name, result.folder / name
+    same = reused and link.is_symlink() and link.resolve() == target.resolve()
     temporary = link.with_name(f".{name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(result.folder / name, link.parent), target_is_directory=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     temporary.replace(link)
+    if not same or not link.with_name(f"{name}.md").exists():
+        write_cards(ctx.folder.path, ctx.recipe, ctx.constitution, ctx.every_prompt, {step: name})

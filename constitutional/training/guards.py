@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
 from constitutional.errors import TrainingError
@@ -70,7 +72,12 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
 
 
 class WeightWatch:
-    """Remembers a model's trainable weights by a checksum each, to tell training from a no-op."""
+    """Remembers a model's trainable weights by a checksum each, to tell training from a no-op.
+
+    Weights that lie in parts over processes are put together, one at a time: every process must look at them then.
+    Before they are shared out only the leader may hold them (`fsdp_cpu_ram_efficient_loading`), and only it compares.
+    DeepSpeed keeps them in the number type it computes in; that rounding alone makes them others than before.
+    """
 
     def __init__(self, model: Any) -> None:
         self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -90,18 +97,19 @@ class WeightWatch:
         broken = next((name for name, value in after.items() if not math.isfinite(value)), None)
         if broken is not None:
             raise TrainingError(f"weight {broken} is not finite after step {steps}; nothing was saved")
-        if after == self._before:
+        if self._before and after == self._before:
             raise TrainingError(f"no weight changed in {steps} steps (learning rate or every gradient is zero)")
 
     @staticmethod
     @torch.no_grad()
     def _checksums(model: Any) -> dict[str, float]:
         # The sum of squares beside the sum: a step of +x here and -x there must not cancel.
-        return {
-            name: float(p.double().sum() + 3 * p.double().square().sum())
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        }
+        sums = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not parameter.is_meta:
+                with _whole(parameter) as p:
+                    sums[name] = float(p.double().sum() + 3 * p.double().square().sum())
+        return sums
 
 
 @torch.no_grad()
@@ -112,8 +120,23 @@ def require_finite(model: Any, step: int) -> None:
         TrainingError: the first weight that is NaN or infinite.
     """
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise TrainingError(f"weight {name} is not finite after step {step}; nothing was saved")
+        if parameter.requires_grad:
+            with _whole(parameter) as p:
+                finite = bool(torch.isfinite(p).all())
+            if not finite:
+                raise TrainingError(f"weight {name} is not finite after step {step}; nothing was saved")
+
+
+@contextmanager
+def _whole(parameter: Tensor) -> Iterator[Tensor]:
+    """The whole of a weight, also where every process holds a part of it."""
+    if hasattr(parameter, "ds_id"):  # ZeRO stage 3; its size is 0 here until it is gathered
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            yield parameter
+    else:
+        yield parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # of FSDP2
 
 
 def require_unique_names(names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from constitutional.training.pm_folder import (
 )
 from constitutional.training.rows import MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
-from constitutional.training.session import bare_model, save, train, training_session
+from constitutional.training.session import bare_model, in_parts, save, train, training_session
 from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
 from constitutional.training.tokens import ControlTokens, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
@@ -45,6 +45,8 @@ DEFAULTS: dict[str, object] = {
     "center_rewards_coefficient": 0.01,  # keeps scores around zero; differences alone are fixed by the labels
 }
 RELOAD_TOLERANCE = 1e-4
+ROUNDED = 2**-5
+"""Share of the largest score by which a model in parts may differ from the saved one: its layers compute in 16 bits."""
 PROBED = 256
 """Training pairs from which a member's mean score is taken."""
 
@@ -201,10 +203,10 @@ def _train_one(
     steps, weights = train(trainer, checkpoints)
     live, folder = bare_model(trainer), Path(args.output_dir)
     probe = _sides(probed)
-    expected = score_ids(live, probe, pad=tokenizer.pad_token_id)
+    expected = score_ids(live, probe, pad=tokenizer.pad_token_id, whole=not in_parts(trainer))
     save(trainer, tokenizer, folder)
     saved = PreferenceModel(folder, max_length=args.max_length or tokenizer.model_max_length)
-    _check_reload(expected, saved.score_ids(probe))
+    _check_reload(expected, saved.score_ids(probe), rounded=in_parts(trainer) and (args.bf16 or args.fp16))
     common = saved.score_ids(_sides(centred_on))
     return _Trained(
         steps=steps,
@@ -258,9 +260,10 @@ def _margins(scores: Sequence[float]) -> list[float]:
     return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
 
 
-def _check_reload(expected: Sequence[float], found: Sequence[float]) -> None:
+def _check_reload(expected: Sequence[float], found: Sequence[float], *, rounded: bool) -> None:
     worst = max(abs(a - b) for a, b in zip(expected, found, strict=True))
-    if not worst <= RELOAD_TOLERANCE:
+    allowed = max(1.0, *map(abs, expected)) * ROUNDED if rounded else RELOAD_TOLERANCE
+    if not worst <= allowed:
         raise TrainingError(f"the saved preference model scores differently from the trained one (by {worst:.2g})")
 
 

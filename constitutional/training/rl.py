@@ -21,7 +21,7 @@ from constitutional.training.guards import OnLog, StepWatch, require_unique_name
 from constitutional.training.lora import lora_config
 from constitutional.training.rewards import OnReward, Rewards, RewardSource
 from constitutional.training.rows import RewardRow, RlResult
-from constitutional.training.session import save, train, training_session
+from constitutional.training.session import in_parts, save, train, training_session
 from constitutional.training.tokens import open_tokenizer
 from constitutional.training.trl_settings import Settings, checked_fields, trl_config
 from constitutional.training.watch.callback import WatchCallback
@@ -120,6 +120,11 @@ def train_rl(
             peft_config=lora_config(lora, "CAUSAL_LM"),
         )
         require_unique_names(trainer.reward_func_names)
+        if watcher is not None and in_parts(trainer):
+            raise ConfigError(
+                "rl.watch: a probe asks each process its own prompts, which FSDP and DeepSpeed would wait on for ever: "
+                "launch with MULTI_GPU (DDP)"
+            )
         done, weights = train(trainer, checkpoints, reward)
         if watcher is not None:
             watcher.settle(trainer.model)

@@ -30,7 +30,9 @@ WORTH = 0.8
 """Share of all tokens that are distinct below which trees are faster than padded batches."""
 
 
-def score_ids(network: Any, sequences: Sequence[Sequence[int]], *, pad: int, batch_tokens: int = 4096) -> list[float]:
+def score_ids(
+    network: Any, sequences: Sequence[Sequence[int]], *, pad: int, batch_tokens: int = 4096, whole: bool = True
+) -> list[float]:
     """Scores of token sequences from a one-label sequence classifier, in order.
 
     Equal sequences are computed once. Where much is shared, prefix trees are computed; else sequences of like length
@@ -41,9 +43,11 @@ def score_ids(network: Any, sequences: Sequence[Sequence[int]], *, pad: int, bat
         sequences: token ids; none empty.
         pad: the id to pad with.
         batch_tokens: padded tokens computed at a time where there are no trees.
+        whole: whether the weights are all here. Where they lie in parts over processes only the network's own forward
+            puts them together, and trees call what is inside it; every process must then ask for the same scores.
     """
     distinct = sorted({tuple(ids) for ids in sequences})
-    if _takes_trees(network) and distinct_share(distinct) < WORTH:
+    if whole and _takes_trees(network) and distinct_share(distinct) < WORTH:
         found = _score_trees(network, distinct, pad)
     else:
         found = _score_padded(network, distinct, pad, batch_tokens)
@@ -107,7 +111,7 @@ def _trees(ordered: Sequence[tuple[int, ...]], pad: int) -> Iterator[tuple[Pack,
         yield pack, last
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode: FSDP2 puts weights together into tensors that it must be able to change
 def _score_padded(
     network: Any, sequences: Sequence[tuple[int, ...]], pad: int, batch_tokens: int
 ) -> dict[tuple[int, ...], float]:

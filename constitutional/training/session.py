@@ -63,7 +63,7 @@ def train(
         ConfigError: adapters on weights that are shared out over processes: nothing could merge them.
         TrainingError: nothing is trainable, no step was taken, or no weight changed or one is not finite.
     """
-    if _in_parts(trainer) and hasattr(trainer.model, "merge_and_unload"):
+    if in_parts(trainer) and hasattr(trainer.model, "merge_and_unload"):
         raise ConfigError("lora: adapters cannot be merged under FSDP or DeepSpeed: launch with MULTI_GPU (DDP)")
     trainer.remove_callback(PrinterCallback)  # prints every log; ours go to `on_log`
     weights = WeightWatch(trainer.model)
@@ -94,21 +94,30 @@ def naming_the_last(checkpoints: Checkpoints | None) -> Iterator[None]:
         raise TrainingError(f"{error}; the checkpoint of step {found.step} is kept") from error
 
 
-def _in_parts(trainer: Any) -> bool:
-    """Whether the weights are shared out over processes."""
+def in_parts(trainer: Any) -> bool:
+    """Whether the weights are shared out over processes (FSDP, DeepSpeed)."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def bare_model(trainer: Any) -> Any:
-    """The trained network without the mixed-precision wrapper, in evaluation mode."""
+    """The trained network in evaluation mode, without the mixed-precision wrapper.
+
+    One whose weights lie in parts stays as it is: only a call of its outermost module puts them together.
+    """
+    if in_parts(trainer):
+        return trainer.model.eval()
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
 
 
 def save(trainer: Any, tokenizer: Any, folder: Path) -> None:
     """Saves the trained network as one merged model folder, which stands for every process on return."""
-    if _in_parts(trainer):  # the trainer puts them together
-        trainer.save_model(str(folder))
+    if in_parts(trainer):
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process gives its part
         if leads():
+            network = bare_model(trainer)
+            for name, source in network.all_tied_weights_keys.items():  # put together, each is a tensor of its own
+                whole[name] = whole[source]
+            network.save_pretrained(str(folder), state_dict=whole)
             tokenizer.save_pretrained(str(folder))
     elif leads():
         save_merged(bare_model(trainer), tokenizer, folder)
