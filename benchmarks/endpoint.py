@@ -1,6 +1,6 @@
 """Time a call costs on our side of the wire, against the bare openai SDK on the same local server in the same run.
 
-    python benchmarks/endpoint.py [--calls 400] [--latency 0.02]
+    python benchmarks/endpoint.py [--calls 400] [--latency 0.02] [--check]
 
 First one call after another (what is added to a call), then 64 at once on a server that takes `latency` seconds.
 "bare" is the SDK as it comes, its own parsing included; "ours" checks every answer, keeps it in a database and holds to
@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from api_server import Server
+from engine_cases import verdict
 from recipes import MODEL
 
 from constitutional.backends.endpoint.backend import EndpointBackend
@@ -72,11 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=400)
     parser.add_argument("--latency", type=float, default=0.02)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.yaml").write_text(MODEL.format(delay=0))
         print(f"{'calls':>6} {'at once':>8} {'bare ms/call':>13} {'ours ms/call':>13} {'added ms':>9} {'ratio':>6}")
+        added = []
         for at_once, latency in ((1, 0.0), (64, arguments.latency)):
             near, far = multiprocessing.Pipe()
             process = multiprocessing.Process(target=serve, args=(folder / "model.yaml", latency, far), daemon=True)
@@ -91,6 +94,7 @@ def main() -> None:
                 for folder in (Path(tempfile.mkdtemp(dir=name)) for _ in range(4))
             ]
             one, other = (1000 * sum(part) / (arguments.calls // 4 * 4) for part in zip(*parts, strict=True))
+            added.append(other - one)
             near.send(None)
             busy = near.recv()
             print(
@@ -98,6 +102,8 @@ def main() -> None:
             )
             process.join()
         print(f"most calls under way at the server: {busy}")
+    bars = [("ms added to a call", max(added), "<=", 5.0), ("calls under way at once", busy, ">=", 64)]
+    verdict(bars, arguments.check)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,22 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - busy
 
 
+def verdict(bars: Sequence[tuple[str, float, str, float]], check: bool) -> None:
+    """Prints what was measured beside what was asked for.
+
+    Args:
+        bars: what, measured, `>=` or `<=`, wanted.
+        check: end the program with 1 where one is missed, or there is none: nothing was measured.
+    """
+    missed = 0
+    for what, measured, sign, wanted in bars:
+        met = measured >= wanted if sign == ">=" else measured <= wanted
+        missed += not met
+        print(f"bar: {what}: {measured:.4g}, wanted {sign} {wanted:g}: {'met' if met else 'MISSED'}", flush=True)
+    if check and (missed or not bars):
+        raise SystemExit(1)
+
+
 FORGETS_PEAK = Path("/proc/self/clear_refs")
 """Linux's own file for it; other systems have none."""
 

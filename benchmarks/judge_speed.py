@@ -1,6 +1,6 @@
 """Judging real pairs: our packed trees against plain length-sorted batches, same model, questions and number type.
 
-    python benchmarks/judge_speed.py [--model embedded:smollm2-135m] [--pairs 4] [--dtypes float32 bfloat16]
+    python benchmarks/judge_speed.py [--model embedded:smollm2-135m] [--pairs 4] [--dtypes float32 bfloat16] [--check]
 
 Every pair of hh-rlhf's harmless test set is judged under all principles in both orders. *Plain* is what one would write
 with transformers: left-padded batches of like length, `logits_to_keep=1`, one forward a judgment; it gets its token ids
@@ -9,7 +9,7 @@ ready made, we read dialogues. Both run in this process, in turn.
 `tokens` are those computed, against those that must be computed once (distinct beginnings of all questions). `of matrix
 rate` counts the multiplications of the linear layers on the latter only, against what `torch` reaches here on nothing
 but products of the model's own shapes, measured between the runs. `CPU` stands for processor seconds, which jobs beside
-this one disturb less than the clock.
+this one disturb less than the clock. The bars are for layouts whose question comes last; `chat` shares too little.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from engine_cases import (
     real_pairs,
     some_principles,
     timed,
+    verdict,
 )
 
 from constitutional.backends import open_backend
@@ -37,6 +38,8 @@ from constitutional.errors import BackendError
 from constitutional.templates import load_pack
 
 LAYOUTS = ("chat-question-last", "transcript", "chat")
+SHARING = LAYOUTS[:2]
+Bar = tuple[str, float, str, float]
 
 
 def main() -> None:
@@ -50,22 +53,26 @@ def main() -> None:
     parser.add_argument("--plain-share", type=int, default=1, help="time the plain way on every so manieth question")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     arguments = parser.parse_args()
     if not DATA.exists():
         print(f"skipped: {DATA.name} is not there")
-        return
+        return verdict([], arguments.check)
+    bars: list[Bar] = []
     for dtype in arguments.dtypes:
         try:
             backend = open_backend(arguments.model, dtype=dtype, threads=arguments.threads)
         except BackendError as error:
             print(f"skipped: {error}")
-            return
+            return verdict([], arguments.check)
         for layout in arguments.layouts:
-            compare(backend, dtype, layout, arguments)
+            bars += compare(backend, dtype, layout, arguments)
         del backend
+    verdict(bars, arguments.check)
 
 
-def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace) -> None:
+def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace) -> list[Bar]:
+    """Prints what was measured; gives the layout's bars."""
     import torch
 
     pack = load_pack(layout)
@@ -115,9 +122,15 @@ def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace
         f"  of matrix rate  {work / our_wall / wall_rate:.0%} of {wall_rate:.0f} GFLOP/s by the clock, "
         f"{work / our_busy / busy_rate:.0%} of {busy_rate:.0f} by CPU"
     )
+    name = f"{dtype}, {layout}"
+    bars = [(f"{name}: judgments/s against plain", speeds[0] / speeds[2], ">=", 4.0)]
+    bars.append((f"{name}: share of the matrix rate", work / our_wall / wall_rate, ">=", 0.5))
+    bars = bars if layout in SHARING else []
     if dtype == "float32":
         worst = largest_difference(backend, prompts, options, answers["ours"])
         print(f"  greatest difference from a forward of each alone: {worst:.1e}", flush=True)
+        bars.append((f"{name}: difference from a plain forward", worst, "<=", 1e-4))
+    return bars
 
 
 def largest_difference(backend: Any, prompts: list[list[int]], options: list[list[int]], ours: list[Any]) -> float:

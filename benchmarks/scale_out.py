@@ -1,6 +1,6 @@
 """How the data steps spread over workers, and how much one writer can put away.
 
-    python benchmarks/scale_out.py [--prompts 400] [--delay 0.05] [--seconds 15]
+    python benchmarks/scale_out.py [--prompts 400] [--delay 0.05] [--seconds 15] [--check]
 
 First a run on Ray with 1 and with 2 workers, on a scripted model whose every call takes `delay` seconds. Start-up (Ray,
 and workers that open the recipe) is told apart: the clock of a ratio is that of the steps after `revise`, in which the
@@ -8,7 +8,9 @@ workers start. Linear is half of one worker's time for two; "Ray costs" is one w
 
 Then 64 simulated workers with seeded delays hand chunks of 256 judgments (16 principles, both orders, 8 pairs: the
 default chunk) to the real driver: `parallel.Crew`, the stage's own commit, the ledger, fsync included. "offered" is
-what they could make a second; answers come pickled, as from Ray.
+what they could make a second; answers come pickled, as from Ray. "stored/s" is the rate between a quarter and three
+quarters of all chunks, where neither the start nor the last chunks, for which most workers have nothing to do, count;
+"of ideal" beside it is against the same part of the ideal schedule, "whole" of all chunks.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from engine_cases import verdict
 from ledger import made
 from recipes import write_recipe
 
@@ -40,13 +43,14 @@ from constitutional.runs.engine import Chunks, Made, StageName
 
 STEPS = ("helpful", "sample", "judge")
 CHUNK, WORKERS = 256, 64
+Bar = tuple[str, float, str, float]
 
 
 def seconds(outcome: RunOutcome) -> dict[str, float]:
     return {step.name: step.result.manifest.seconds for step in outcome.steps}
 
 
-def on_ray(folder: Path, prompts: int, delay: float) -> None:
+def on_ray(folder: Path, prompts: int, delay: float) -> list[Bar]:
     recipe = write_recipe(folder / "in", delay=delay, prompts=prompts)
     model = folder / "in" / "model.yaml"
     model.write_text(model.read_text().replace("jitter: 1.0", "jitter: 0.5"))
@@ -66,6 +70,7 @@ def on_ray(folder: Path, prompts: int, delay: float) -> None:
     )
     started = took["ray, 1"]["revise"] - took["this process"]["revise"]
     print(f"start-up of Ray and one worker: {started:.1f} s, once a run\n")
+    return [("2 workers, of linear", linear, ">=", 0.9)]
 
 
 def delay_of(index: int, mean: float) -> float:
@@ -73,12 +78,20 @@ def delay_of(index: int, mean: float) -> float:
     return mean * random.Random(index).uniform(0.5, 1.5)
 
 
-def ideal(chunks: int, mean: float) -> float:
-    """Seconds until the last chunk where the next one always begins when a worker is free, and nothing else costs."""
-    free = [0.0] * WORKERS
+def ideal(chunks: int, mean: float) -> list[float]:
+    """When each chunk, and all before it, are done where a free worker begins the next, and nothing else costs."""
+    free, done = [0.0] * WORKERS, [0.0]
     for index in range(chunks):
-        heapq.heapreplace(free, free[0] + delay_of(index, mean))
-    return max(free)
+        ends = free[0] + delay_of(index, mean)
+        heapq.heapreplace(free, ends)
+        done.append(max(done[-1], ends))
+    return done[1:]
+
+
+def steady(done: Sequence[float]) -> float:
+    """Judgments a second between a quarter and three quarters of all chunks."""
+    first, last = len(done) // 4, 3 * len(done) // 4
+    return (last - first) * CHUNK / (done[last] - done[first])
 
 
 class Simulated:
@@ -121,6 +134,8 @@ class SimulatedEngine:
 
     def __init__(self, workers: Simulated) -> None:
         self.workers = workers
+        self.stored: list[float] = []
+        """When each chunk was, by the clock."""
 
     def enter(self, step: str, number: int, done: Mapping[str, StageResult]) -> None:
         pass
@@ -130,15 +145,17 @@ class SimulatedEngine:
             assert chunks.known is not None and not chunks.known(chunks.of(index))
             return index
 
-        yield from Crew(self.workers).in_order(missing, prepare)
+        for found in Crew(self.workers).in_order(missing, prepare):
+            yield found  # the stage asks for the next one when it has stored this one
+            self.stored.append(time.perf_counter())
 
 
-def commit(folder: Path, judgments: Sequence[Judgment], mean: float) -> tuple[float, float, float]:
-    """Seconds until all chunks are stored, those of them in which the driver only waited, and its CPU seconds."""
+def commit(folder: Path, judgments: Sequence[Judgment], mean: float) -> tuple[float, float, float, float]:
+    """Seconds until all chunks are stored, those in which the driver only waited, its CPU seconds, and its rate."""
     cut = [tuple(judgments[i : i + CHUNK]) for i in range(0, len(judgments), CHUNK)]
     workers = Simulated(mean, [pickle.dumps(Made(chunk, {})) for chunk in cut])
     with open_run(folder) as run, open_ledger(run.ledger_path) as ledger:
-        run.engine = SimulatedEngine(workers)
+        run.engine = engine = SimulatedEngine(workers)
         stage = run.stage(6, "judge", {})
         begun, cpu = time.perf_counter(), time.process_time()
         stage.run_chunks(
@@ -149,24 +166,30 @@ def commit(folder: Path, judgments: Sequence[Judgment], mean: float) -> tuple[fl
             before_commit=ledger.append,
             known=lambda chunk: list(ledger.judgments([f"c{chunk[0]}"])),
         )
-        took = time.perf_counter() - begun, workers.waited, time.process_time() - cpu
-        assert ledger.count() == len(judgments)
-    return took
+        took = time.perf_counter() - begun
+        busy = time.process_time() - cpu
+        assert ledger.count() == len(judgments) and len(engine.stored) == len(cut)
+    return took, workers.waited, busy, steady(engine.stored)
 
 
-def simulation(folder: Path, most: float) -> None:
+def simulation(folder: Path, most: float) -> list[Bar]:
     print(f"{WORKERS} workers, {CHUNK} judgments a chunk; ideal: the same workers and a driver that costs nothing")
-    print(f"{'offered/s':>10}{'ideal, s':>10}{'took, s':>10}{'of ideal':>10}{'driver busy':>13}{'its CPU':>9}")
+    columns = ("offered/s", "stored/s", "of ideal", "whole, s", "of ideal")
+    print("".join(f"{name:>10}" for name in columns) + f"{'driver busy':>13}{'its CPU':>9}")
     rates = (2500, 5000)
     judgments = made(int(max(rates) * most) // CHUNK * CHUNK)
+    bars: list[Bar] = []
     for offered in rates:
         chosen, mean = judgments[: int(offered * most) // CHUNK * CHUNK], CHUNK * WORKERS / offered
         best = ideal(len(chosen) // CHUNK, mean)
-        took, waited, cpu = commit(folder / f"at{offered}", chosen, mean)
-        busy = f"{1 - waited / took:>13.0%}{cpu / took:>9.0%}"
-        print(f"{offered:>10,}{best:>10.1f}{took:>10.1f}{best / took:>10.2f}{busy}")
-    took, _, cpu = commit(folder / "at once", judgments, 0.0)
+        took, waited, cpu, rate = commit(folder / f"at{offered}", chosen, mean)
+        share = rate / steady(best)
+        bars.append((f"stored a second of {offered:,} offered, of ideal", share, ">=", 0.95))
+        whole = f"{took:>10.1f}{best[-1] / took:>10.2f}"
+        print(f"{offered:>10,}{rate:>10,.0f}{share:>10.2f}{whole}{1 - waited / took:>13.0%}{cpu / took:>9.0%}")
+    took, _, cpu, rate = commit(folder / "at once", judgments, 0.0)
     print(f"without delays the driver stores {len(judgments) / took:,.0f} judgments/s ({cpu / took:.0%} CPU)")
+    return [*bars, ("judgments stored a second without delays", len(judgments) / took, ">=", 5000)]
 
 
 def main() -> None:
@@ -175,12 +198,15 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.05)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--only", choices=("ray", "simulation"))
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     arguments = parser.parse_args()
+    bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only != "simulation":
-            on_ray(Path(folder) / "ray", arguments.prompts, arguments.delay)
+            bars += on_ray(Path(folder) / "ray", arguments.prompts, arguments.delay)
         if arguments.only != "ray":
-            simulation(Path(folder) / "simulation", arguments.seconds)
+            bars += simulation(Path(folder) / "simulation", arguments.seconds)
+    verdict(bars, arguments.check)
 
 
 if __name__ == "__main__":

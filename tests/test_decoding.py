@@ -1,6 +1,7 @@
 """Sampling in slots against transformers' own generation and against its logits processors."""
 
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -38,6 +39,21 @@ def net(request):
     return _network(request.param)
 
 
+@pytest.fixture
+def forwards(net):
+    """Rows and columns of every forward, and whether it was a step that writes."""
+    seen = []
+    forward = net.forward
+
+    def noting(*args, **kwargs):
+        seen.append((*kwargs["input_ids"].shape, isinstance(kwargs.get("logits_to_keep"), int)))
+        return forward(*args, **kwargs)
+
+    net.forward = noting
+    yield seen
+    del net.forward
+
+
 def _prompts(count, seed=0, shared=4):
     rng = random.Random(seed)
     return [[7] * shared + [rng.randrange(10, VOCABULARY) for _ in range(rng.randint(1, 40))] for _ in range(count)]
@@ -64,14 +80,33 @@ def _generated(net, prompt, sampling):
 
 @pytest.mark.parametrize("slots", [1, 3, 128])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_equals_transformers_whoever_shares_the_slots(net, slots, penalty, monkeypatch):
+def test_greedy_equals_transformers_whoever_shares_the_slots(net, forwards, slots, penalty, monkeypatch):
     monkeypatch.setattr(decoding, "SLOTS", slots)
     monkeypatch.setattr(decoding, "PREFILL_TOKENS", 90)
     sampling = Sampling(max_tokens=25, repetition_penalty=penalty)
     prompts = _prompts(23)
     written = decode(net, prompts, sampling, _ends)
+    reading = [rows * columns for rows, columns, writes in forwards if not writes]
+    assert max(reading) <= 90 < sum(reading)
     assert written == [_generated(net, prompt, sampling) for prompt in prompts]
     assert {len(ids) < 25 for ids in written} == {True, False}, "without early ends nothing is refilled"
+
+
+def test_a_place_that_is_free_is_taken_at_the_next_step(net, forwards, monkeypatch):
+    slots = 3
+    monkeypatch.setattr(decoding, "SLOTS", slots)
+    rng = random.Random(2)
+    prompts = [[rng.randrange(10, VOCABULARY) for _ in range(12)] for _ in range(20)]  # of one length: first come first
+    lengths = [len(ids) for ids in decode(net, prompts, Sampling(max_tokens=25), lambda ids: sum(ids) % 7 == 3)]
+    steps = [rows for rows, _, writes in forwards if writes]
+    waiting, left, expected = deque(lengths), [], []
+    while waiting or left:
+        left += [waiting.popleft() for _ in range(min(slots - len(left), len(waiting)))]
+        expected.append(len(left))
+        left = [tokens - 1 for tokens in left if tokens > 1]
+    assert steps == expected
+    in_turn = sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))
+    assert len(steps) < 0.9 * in_turn, "a decoder that waits for the whole batch needs no more steps"
 
 
 @pytest.mark.parametrize("shared", [0, 4])

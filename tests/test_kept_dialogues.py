@@ -40,6 +40,27 @@ def read(backend, monkeypatch):
     return seen
 
 
+def _revised(backend):
+    prompts = [
+        Prompt(messages=(user(f"how do I pick {what} lock?"),), kind="red_team", source="here", split="train")
+        for what in ("a", "my", "one")
+    ]
+    principle = Principle(
+        id="p", version="1.0.0", title="P", critique_request="What is bad?", revision_request="Say it anew."
+    )
+    ask = {
+        "policy": backend,
+        "critic": backend,
+        "pack": load_pack("chat"),
+        "principles": [principle],
+        "policy_sampling": DRAW,
+        "critic_sampling": DRAW,
+        "rounds": 2,
+        "seed": 3,
+    }
+    return list(revise(prompts, **ask))
+
+
 def _turns(backend, count, turns=3):
     """Dialogues of several turns, each going on from the answers before."""
     rng = random.Random(1)
@@ -100,28 +121,53 @@ def test_nothing_is_kept_outside_and_one_scope_serves_both_roles(backend, read):
 
 
 def test_revise_reads_less_and_revises_alike(backend, read, monkeypatch):
-    prompts = [
-        Prompt(messages=(user(f"how do I pick {what} lock?"),), kind="red_team", source="here", split="train")
-        for what in ("a", "my", "one")
-    ]
-    principle = Principle(
-        id="p", version="1.0.0", title="P", critique_request="What is bad?", revision_request="Say it anew."
-    )
-    ask = {
-        "policy": backend,
-        "critic": backend,
-        "pack": load_pack("chat"),
-        "principles": [principle],
-        "policy_sampling": DRAW,
-        "critic_sampling": DRAW,
-        "rounds": 2,
-        "seed": 3,
-    }
-    with_kept, read_with = list(revise(prompts, **ask)), sum(read)
+    with_kept, read_with = _revised(backend), sum(read)
     read.clear()
     monkeypatch.setattr(LocalBackend, "keep_dialogues", lambda self: kept_dialogues())
-    assert list(revise(prompts, **ask)) == with_kept
+    assert _revised(backend) == with_kept
     assert read_with < 0.9 * sum(read)
+
+
+PHASES = ("answer", "critique 1", "revision 1", "critique 2", "revision 2")
+
+
+def _read_by_phase(backend, read, monkeypatch):
+    """Of each phase the completions, and the tokens read besides those written: its prompts, as far as they are new."""
+    done, reading = [], []
+    generate = LocalBackend.generate
+
+    def noting(self, batch, sampling):
+        before = sum(read)
+        made = generate(self, batch, sampling)
+        done.append(made)
+        reading.append(sum(read) - before - sum(one.completion_tokens for one in made))
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBackend, "generate", noting)
+        _revised(backend)
+    return dict(zip(PHASES, done, strict=True)), dict(zip(PHASES, reading, strict=True))
+
+
+def test_a_critique_reads_on_where_the_answer_ended_and_a_revision_does_not(backend, read, monkeypatch):
+    one, other = (backend.tokenizer(mark)["input_ids"][0] for mark in "!+")
+    # what is written must be the same tokens when it is read again: marks that no merge joins
+    monkeypatch.setattr(decoding, "pick", lambda logits, uniforms, sampling: torch.where(uniforms < 0.5, one, other))
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 1)  # each prompt is read alone, so that filling counts nowhere
+    done, fewer = _read_by_phase(backend, read, monkeypatch)
+    monkeypatch.setattr(LocalBackend, "keep_dialogues", lambda self: kept_dialogues())
+    _, plain = _read_by_phase(backend, read, monkeypatch)
+
+    def lengths(phase):
+        return sum(said.prompt_tokens - 1 for said in done[phase])  # a prompt's last token is read by the first step
+
+    assert fewer["answer"] == plain["answer"]
+    kept = sum(said.prompt_tokens + said.completion_tokens - 1 for said in done["answer"])  # the last was not read
+    assert fewer["critique 1"] == lengths("critique 1") - kept < plain["critique 1"] - DRAW.max_tokens
+    asked = sum(said.prompt_tokens for said in done["answer"])
+    assert fewer["critique 2"] <= lengths("critique 2") - asked  # the conversation; the answer is another one now
+    assert 0.9 * plain["revision 1"] <= fewer["revision 1"]  # the shipped one quotes, and goes on from nothing
+    assert fewer["revision 2"] < plain["revision 2"]  # but has its own beginning from the round before
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from constitutional.backends import embedded, openvino
+from constitutional.backends import embedded, open_backend, openvino
+from constitutional.backends.gguf_export import export_gguf
 from constitutional.errors import BackendError
 from constitutional.records import Dialogue, Sampling, assistant, user
 
@@ -133,6 +134,39 @@ def test_a_signal_in_the_middle_of_a_batch_is_acted_on(backend: openvino.OpenVin
             assert child.wait(timeout=5) == 128 + number
         finally:
             child.kill()
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+def test_a_model_exported_to_gguf_writes_what_it_wrote_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The road of a trained model: saved, exported, opened by the engine."""
+    from embedded_model import require  # not for the processes that import this file by itself
+
+    pytest.importorskip("openvino_genai")
+    require(NAME)
+    folder, out = embedded.converted_folder(NAME), tmp_path / "trained.gguf"
+    export_gguf(folder, out, "f16")
+    monkeypatch.setenv("CONSTITUTIONAL_CACHE", str(tmp_path / "cache"))
+    beginnings, ends = ("Why is", "Who made", "What is", "Where is"), ("bread", "Rome", "a lock", "rust")
+    asked: list[Dialogue] = [(user(f"{begin} {end}?"),) for begin in beginnings for end in ends]
+    asked += [(assistant(f"{begin} {end}"),) for begin in ("The colour of", "One day", "In", "My") for end in ends]
+    assert len(asked) == 32
+    greedy = Sampling(max_tokens=16)
+    theirs = open_backend(f"openvino:{out}", dtype="float32").generate(asked, greedy)
+    ours = open_backend(f"local:{folder}", dtype="float32").generate(asked, greedy)
+    assert [one.prompt_tokens for one in theirs] == [one.prompt_tokens for one in ours]
+    assert [one.text for one in theirs] == [one.text for one in ours]
+
+
+@pytest.mark.embedded
+def test_an_export_the_engine_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino_genai")
+    from tiny_model import save_tiny_model
+
+    monkeypatch.setenv("CONSTITUTIONAL_CACHE", str(tmp_path / "cache"))
+    export_gguf(save_tiny_model(tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    with pytest.raises(BackendError, match=r"^tiny.gguf: the engine reads no matrices in f32: .* `--type f16`$"):
+        open_backend(f"openvino:{tmp_path / 'tiny.gguf'}")
 
 
 def test_an_engine_error_reaches_the_caller() -> None:

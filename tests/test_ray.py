@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 from scale_recipe import left, write_scale_recipe
+from training_recipe import training_recipe, write_training_recipe
 
 from constitutional.config import load_recipe
 from constitutional.display import Silent
 from constitutional.pipeline import run_recipe
+from constitutional.pipeline.context import Context
 from constitutional.pipeline.ray_engine import RayChoice, open_ray
 
 ray = pytest.importorskip("ray")
@@ -154,3 +156,23 @@ def test_a_driver_killed_with_its_own_ray_leaves_nothing_behind_and_a_folder_tha
     said, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, said
     assert left(tmp_path / "other") == left(expected)
+
+
+@pytest.mark.slow
+def test_models_opened_by_workers_and_two_systems_compared_leave_the_bytes_of_a_local_run(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one thread each: the last digits of a sum may depend on their number."""
+    pytest.importorskip("trl")
+    recipe = write_training_recipe(tmp_path / "in")
+    stages = "stages=[revise, helpful, sft, sample, judge, answers, evaluate]"
+    small = ["chunk_size=2", "threads=1", "judging.principles_per_comparison=1", "evaluation.max_tokens=6"]
+    chosen = training_recipe(recipe, stages, "judge=local:policy", *small)
+    run_recipe(chosen, recipe, tmp_path / "here")
+    monkeypatch.setattr(Context, "open_spec", lambda self, spec: pytest.fail(f"{spec} opened by the driver"))
+    outcome = run_recipe(chosen, recipe, tmp_path / "ray", engine=ENGINE)
+    assert left(tmp_path / "ray") == left(tmp_path / "here")
+    assert len(events(tmp_path / "ray", "worker")) >= 2
+    counts = {step.name: step.result.manifest.counts["records"] for step in outcome.steps}
+    held_out, orders = 6, 2  # a chunk of `evaluate` is one comparison
+    assert counts["answers"] > held_out and counts["judge"] and counts["evaluate"] > orders, counts

@@ -7,13 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from recipes import write_recipe
 from scale_recipe import left, write_scale_recipe
 from training_recipe import training_recipe, write_training_recipe
 from typer.testing import CliRunner
 
+from constitutional.backends.endpoint.answers import Answered
+from constitutional.backends.endpoint.calls import NAME as CALLS
+from constitutional.backends.endpoint.calls import Calls
+from constitutional.backends.endpoint.merged_calls import merge_calls
 from constitutional.cli.app import app
 from constitutional.config import load_recipe
-from constitutional.errors import RunError, ShardDone
+from constitutional.errors import BudgetError, ConfigError, RunError, ShardDone
 from constitutional.pipeline import run_recipe
 from constitutional.pipeline.merge import merge_shards
 from constitutional.pipeline.shards import NOTE, open_shard, parse_shard
@@ -169,3 +174,74 @@ def test_the_commands_say_what_is_left(recipe: Path, tmp_path: Path) -> None:
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     said = CliRunner().invoke(app, ["merge", str(tmp_path / "run"), str(tmp_path / "s0")])
     assert said.exit_code == 0 and said.output.startswith("revise: 3 chunks in ")
+
+
+def paid(folder: Path, *calls: tuple[str | None, float]) -> float:
+    """What a store has cost, after calls that are answered, or (without a key) only paid."""
+    store = Calls(folder / CALLS)
+    for key, usd in calls:
+        answer = None if key is None else Answered(text=f"to {key}", finish="stop")
+        store.keep("m", key, answer, (1, 1), usd)
+    spent = store.spent
+    store.close()
+    return spent
+
+
+def test_paid_calls_of_copies_are_counted_once_each(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    paid(run, ("before", 1.0), (None, 2.0))
+    for name in ("a", "b", "none"):
+        shutil.copytree(run, tmp_path / name)
+    (tmp_path / "none" / CALLS).unlink()
+    paid(tmp_path / "a", ("first", 10.0), (None, 20.0), ("both", 40.0))
+    paid(tmp_path / "b", ("both", 40.0), ("last", 100.0))
+    paid(run, ("meanwhile", 200.0))
+    assert [merge_calls(run, tmp_path / name) for name in ("a", "b", "none")] == [70.0, 140.0, 0.0]
+    assert paid(run) == 1 + 2 + 200 + 70 + 140  # what both asked was paid twice
+    assert [merge_calls(run, tmp_path / name) for name in ("b", "a")] == [0.0, 0.0]
+    store = Calls(run / CALLS)
+    found = store.find("m", ["before", "first", "both", "last", "meanwhile"])
+    store.close()
+    assert {key: answer.text for key, answer in found.items()} == {key: f"to {key}" for key in found} and len(
+        found
+    ) == 5
+    (tmp_path / "new").mkdir()  # a run folder that is made by the merge
+    assert [merge_calls(tmp_path / "new", tmp_path / name) for name in ("a", "b")] == [73.0, 140.0]
+    (tmp_path / "b" / CALLS).write_bytes(b"no database, but long enough to be looked at" * 50)
+    with pytest.raises(RunError, match=r"b/calls.sqlite: its calls cannot be taken into"):
+        merge_calls(run, tmp_path / "b")
+
+
+def test_what_shards_paid_a_server_is_in_the_budget_of_the_merged_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for extra in ("openai", "tenacity", "aiolimiter"):
+        pytest.importorskip(extra)
+    from api_server import Server
+
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    (tmp_path / "in" / "prices.yaml").write_text("m: {prompt: 100.0, completion: 1000.0}\n")
+    with Server(tmp_path / "in" / "model.yaml") as server:
+        served = f"\njudge: openai:m@{server.url}\nendpoint: {{prices: prices.yaml}}\n"
+        recipe.write_text(recipe.read_text().replace("chunk_size: 4", "chunk_size: 2") + served)
+        run(recipe, tmp_path / "run", until="gate")
+        before = paid(tmp_path / "run")
+        made = shards(recipe, tmp_path, 2, "judge")
+        own = [paid(folder) - before for folder in made]
+        assert len(made) == 2 and before > 0 and min(own) > 0
+        merge_shards(tmp_path / "run", made)
+        merge_shards(tmp_path / "run", made[::-1])
+        assert paid(tmp_path / "run") == pytest.approx(before + sum(own))
+        asked = sum(server.asked.values())
+        run_recipe(load_recipe(recipe), recipe, tmp_path / "run", until="judge", budget=before + sum(own))
+        assert sum(server.asked.values()) == asked
+        with pytest.raises(BudgetError):
+            more = load_recipe(recipe, ["judging.principles_per_comparison=all"])
+            run_recipe(more, recipe, tmp_path / "run", until="judge", budget=before + sum(own))
+    arguments = ["judge", str(recipe), "--out", str(tmp_path / "s"), "--shard", "0/2", "--budget", "1"]
+    with pytest.raises(ConfigError, match="--budget counts the calls of one process"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "s").exists()

@@ -121,7 +121,7 @@ def open_backend(
             or `scripted:FILE`.
         dtype: what the model computes in: "float32", "bfloat16", or "auto" for the one
             this machine is fast at.
-        threads: CPU threads; the engine's own choice when None.
+        threads: CPU threads; when None the engine's own choice, of torch as `cpu.use_threads` says.
         endpoint: how a server is called.
         calls: where a server's answers are kept; in memory when None.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,40 @@ def fast_dtype() -> str:
 def resolved_dtype(dtype: str) -> str:
     """`dtype`, or this machine's fast one for "auto"."""
     return fast_dtype() if dtype == "auto" else dtype
+
+
+def usable_processors(root: Path = Path("/")) -> int:
+    """Processors that this process may use: those it may run on, and no more than its container's quota (cgroup v2)."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([own, *_quotas(root)])
+
+
+def use_threads(threads: int | None) -> None:
+    """Has torch compute in so many CPU threads.
+
+    None is torch's own choice (a processor's cores, or OMP_NUM_THREADS), but no more threads than `usable_processors`:
+    torch does not see a container's quota, and threads that take turns on a processor wait for one another.
+    """
+    import torch
+
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_processors()))
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """Whole processors a container gives, from its own control group up to the root's; nothing where there is none."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("ascii", errors="replace").splitlines()
+    except OSError:
+        return
+    place = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    top = root / "sys/fs/cgroup"
+    for folder in (top / place, *(top / above for above in Path(place).parents)):
+        try:
+            quota, period = (folder / "cpu.max").read_text("ascii").split()
+            if quota != "max":
+                yield max(1, math.ceil(int(quota) / int(period)))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
 
 
 def _announces_amx() -> bool:

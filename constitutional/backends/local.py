@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from constitutional.backends import Likelihood
-from constitutional.backends.cpu import prepare_process
+from constitutional.backends.cpu import prepare_process, use_threads
 from constitutional.backends.decoding import decode
 from constitutional.backends.kept import KeptDialogues
 from constitutional.backends.padded import generate_padded
@@ -58,7 +58,7 @@ class LocalBackend:
             name: the spec it was asked for by, used in messages.
             model: its identity, for records.
             dtype: what is computed in, "float32" or "bfloat16". 16-bit weights stay so in memory under float32.
-            threads: torch CPU threads; torch's own choice when None.
+            threads: torch CPU threads, of the whole process; as `use_threads` chooses when None.
 
         Raises:
             BackendError: not a usable model folder; says what is missing.
@@ -66,8 +66,7 @@ class LocalBackend:
         if dtype not in DTYPES:
             raise ConfigError(f"unknown dtype '{dtype}' (known: {', '.join(DTYPES)})")
         prepare_process()
-        if threads:
-            torch.set_num_threads(threads)
+        use_threads(threads)
         self.name = name
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = load_tokenizer(source, name)

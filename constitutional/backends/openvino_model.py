@@ -70,6 +70,7 @@ def _translate(source: Path, folder: Path, end_tokens: Sequence[str]) -> None:
     link = work / "model.gguf"
     link.symlink_to(source.resolve())  # the engine writes its files beside the GGUF it reads
     known = _save_tokenizer(link, work, end_tokens)
+    _check_types(link)
     _save_engine_files(link)
     link.unlink()
     (work / MANIFEST).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
@@ -96,6 +97,17 @@ def _save_tokenizer(link: Path, work: Path, end_tokens: Sequence[str]) -> dict[s
     if not stop_ids:
         raise BackendError(f"{link.resolve().name} names no end-of-sequence token")
     return {"context": int(getattr(config, "max_position_embeddings", 2048)), "stop_ids": stop_ids}
+
+
+def _check_types(link: Path) -> None:
+    """Release 2026.4 says of such a file only "Unsupported quantization type", after having read all of it."""
+    import gguf
+
+    tensors = gguf.GGUFReader(link).tensors
+    if any(len(one.shape) > 1 and one.tensor_type == gguf.GGMLQuantizationType.F32 for one in tensors):
+        raise BackendError(
+            f"{link.resolve().name}: the engine reads no matrices in f32: export the model with `--type f16`"
+        )
 
 
 def _save_engine_files(link: Path) -> None:

@@ -11,7 +11,7 @@ from constitutional import __version__
 from constitutional.cli import arms, auditing, authoring, drafting, labelling, pairs, scaling, testing
 from constitutional.cli.authoring import AsJson
 from constitutional.cli.ledger import ledger
-from constitutional.cli.scaling import Address, EngineName, Shards, WorkerCount, chosen_engine
+from constitutional.cli.scaling import Address, EngineName, Shards, Threads, WorkerCount, chosen_engine, with_threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,13 +80,15 @@ def run(
     address: Address = None,
     workers: WorkerCount = None,
     shard: Shards = None,
+    threads: Threads = None,
 ) -> None:
     """Run a recipe; a run that was interrupted goes on where it stopped."""
     from constitutional.cli.running import run_command
 
     calling: dict[str, object] = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
     calling["engine"] = chosen_engine(engine, address, workers, shard, calling)
-    run_command(recipe, out, sets or [], limit, prompts, until, display, accept_constitution, **calling)
+    given = with_threads(sets, threads)
+    run_command(recipe, out, given, limit, prompts, until, display, accept_constitution, **calling)
 
 
 def _step_command(name: str, what: str) -> None:
@@ -107,12 +109,14 @@ def _step_command(name: str, what: str) -> None:
         address: Address = None,
         workers: WorkerCount = None,
         shard: Shards = None,
+        threads: Threads = None,
     ) -> None:
         from constitutional.cli.running import run_command
 
         calling: dict[str, object] = {"budget": budget, "fail_on_error": fail_on_error, "batch": batch}
         calling["engine"] = chosen_engine(engine, address, workers, shard, calling)
-        run_command(recipe, out, sets or [], limit, prompts, name, display, accept_constitution, **calling)
+        given = with_threads(sets, threads)
+        run_command(recipe, out, given, limit, prompts, name, display, accept_constitution, **calling)
 
     app.command(name, help=f"{what} Runs what it depends on first where that is not finished.")(command)
 
@@ -258,9 +262,12 @@ def fetch_model(
 def export_model(
     folder: Annotated[Path, typer.Argument(help="A whole model folder, such as models/rl-cai of a run.")],
     out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT")],
-    file_format: Annotated[str, typer.Option("--format", help="gguf, for llama.cpp, Ollama and openvino:.")] = "gguf",
+    file_format: Annotated[str, typer.Option("--format", help="gguf, for llama.cpp, Ollama and openvino:")] = "gguf",
     kind: Annotated[
-        str, typer.Option("--type", help="What matrices are stored as: f32 (loses nothing), f16 or q8_0.")
+        str,
+        typer.Option(
+            "--type", help="What matrices are stored as: f32 (loses nothing; not for openvino:), f16 or q8_0."
+        ),
     ] = "f32",
 ) -> None:
     """Write a trained model as one file for other engines: llama or qwen2, with tokenizer and chat template."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from constitutional.cli.scaling import Threads, with_threads
+
 
 def compare_arms(
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")],
@@ -29,6 +31,7 @@ def compare_arms(
     prompts: Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")] = None,
     display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
     budget: Annotated[float | None, typer.Option(help="US dollars that calls to servers may cost.", min=0)] = None,
+    threads: Threads = None,
 ) -> None:
     """Compare RLHF, RLAIF and both: same prompts, as many preferences, as many steps; one table with intervals.
 
@@ -43,7 +46,7 @@ def compare_arms(
     from constitutional.pipeline import run_arms
 
     given = [f"pm.human={json.dumps([{'path': path} for path in human])}"] if human else []
-    loaded = recipe_with(recipe, [*given, *(sets or [])], limit, prompts)
+    loaded = recipe_with(recipe, [*given, *with_threads(sets, threads)], limit, prompts)
     folder = out or Path("runs") / f"{loaded.name}-arms"
     with open_display(display) as shown:
         found = run_arms(

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from constitutional.cli.authoring import AsJson
+from constitutional.cli.scaling import Threads
 
 if TYPE_CHECKING:
     from constitutional.feedback.judging.ways import Judge
@@ -104,6 +105,7 @@ def diff_command(
     resamples: Draws = 1000,
     seed: Seed = 0,
     display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
+    threads: Threads = None,
 ) -> None:
     """Judge a run's comparisons again under the principles a new constitution changes, and say what that changes.
 
@@ -139,7 +141,7 @@ def diff_command(
             if made.cost.to_ask:
                 with open_display(display) as shown:
                     shown.stage("judge")
-                    judge_anew(made, _opened(juror.spec, recipe.dtype), kept, shown.progress)
+                    judge_anew(made, _opened(juror.spec, recipe.dtype, threads or recipe.threads), kept, shown.progress)
             found = compare_versions(made, kept, resamples=resamples, seed=seed)
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
@@ -159,12 +161,12 @@ def _juror(recipe: Recipe, constitution: Constitution, spec: str | None) -> Juro
     return found if spec is None else replace(found, spec=spec)
 
 
-def _opened(spec: str, dtype: str) -> Judge:
+def _opened(spec: str, dtype: str, threads: int | None) -> Judge:
     from constitutional.backends import open_backend
     from constitutional.pipeline.jury import MODEL
 
     if not spec.startswith(MODEL):
-        return open_backend(spec, dtype=dtype)
+        return open_backend(spec, dtype=dtype, threads=threads)
     from constitutional.training.scorer import PreferenceModel
 
     return PreferenceModel(spec.removeprefix(MODEL))

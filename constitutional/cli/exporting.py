@@ -25,4 +25,7 @@ def export_command(folder: Path, out: Path, file_format: str, kind: str) -> None
             typer.echo(f"{done} of {total} tensors", err=True)
 
     export_gguf(folder, out, kind, progress)
-    typer.echo(f"wrote {out}, {out.stat().st_size / 1e6:.0f} MB: use it as openvino:{out}, or in llama.cpp or Ollama")
+    engines = (
+        "llama.cpp and Ollama (openvino: takes --type f16)" if kind == "f32" else f"llama.cpp, Ollama, openvino:{out}"
+    )
+    typer.echo(f"wrote {out}, {out.stat().st_size / 1e6:.0f} MB, for {engines}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from constitutional.cli.scaling import Address, EngineName, Shards, WorkerCount, chosen_engine
+from constitutional.cli.scaling import Address, EngineName, Shards, Threads, WorkerCount, chosen_engine, with_threads
 from constitutional.cli.testing import Judge, Seed, Show, Templates
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def judge_pairs(
     address: Address = None,
     workers: WorkerCount = None,
     shard: Shards = None,
+    threads: Threads = None,
 ) -> None:
     """Judge human-labelled pairs under a constitution: every principle, both orders, the labels kept.
 
@@ -49,8 +50,9 @@ def judge_pairs(
     from constitutional.pipeline import run_recipe
 
     name = slug(Path(pairs).name.split(".")[0])
+    given = with_threads(sets, threads)
     recipe = pairs_recipe(
-        name, pairs, constitution, judge, templates=templates, limit=limit, kind=kind, seed=seed, sets=sets or []
+        name, pairs, constitution, judge, templates=templates, limit=limit, kind=kind, seed=seed, sets=given
     )
     with open_display(display) as shown:
         made_by = chosen_engine(engine, address, workers, shard, {})

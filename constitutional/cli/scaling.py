@@ -33,6 +33,21 @@ Shards = Annotated[
     ),
 ]
 
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="CPU threads of models that run here; by the processors that may be used when not given. The last digits "
+        "of what a model computes may depend on it.",
+        min=1,
+    ),
+]
+
+
+def with_threads(sets: list[str] | None, threads: int | None) -> list[str]:
+    """The settings of a command, with `--threads` as the recipe's `threads`."""
+    return [*(sets or []), *([] if threads is None else [f"threads={threads}"])]
+
 
 def chosen_engine(
     engine: str, address: str | None, workers: int | None, shard: str | None, calling: Mapping[str, object]
@@ -53,6 +68,10 @@ def chosen_engine(
 
         if engine == "ray":
             raise ConfigError("--shard is for clusters without Ray: leave out --engine ray")
+        if calling.get("budget") is not None:
+            raise ConfigError(
+                "--budget counts the calls of one process, and each shard would spend it whole: leave it out"
+            )
         return partial(open_shard, parse_shard(shard))
     if engine == "local":
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from constitutional.cli.authoring import AsJson, Name
+from constitutional.cli.scaling import Threads
 from constitutional.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def test(
     ledger: LedgerFile = None,
     seed: Seed = 0,
     display: Show = "auto",
+    threads: Threads = None,
 ) -> None:
     """Let a judge answer the constitution's own examples, principle by principle, in both orders.
 
@@ -79,7 +81,7 @@ def test(
     with open_own_ledger(ledger) as kept, open_display(display) as shown:
         shown.stage("judge")
         asking = Asking(
-            open_backend(judge),
+            open_backend(judge, threads=threads),
             pack,
             seed,
             known=kept.lookup if kept else None,
@@ -109,6 +111,7 @@ def coverage(
     templates: Templates = None,
     seed: Seed = 0,
     display: Show = "auto",
+    threads: Threads = None,
 ) -> None:
     """Say how many prompts each principle applies to (by its applies_when), and which prompts none applies to."""
     from constitutional.audit.coverage import coverage as cover
@@ -124,7 +127,8 @@ def coverage(
     asked = load_prompts(prompts, "helpful", limit=limit)
     with open_display(display) as shown:
         shown.stage("applies")
-        found = cover(loaded, asked, backend=open_backend(judge), pack=pack, seed=seed, progress=shown.progress)
+        backend = open_backend(judge, threads=threads)
+        found = cover(loaded, asked, backend=backend, pack=pack, seed=seed, progress=shown.progress)
     _print(found, as_json, coverage_table(found), coverage_lines(found))
 
 

@@ -1,13 +1,14 @@
 """What a recipe would ask of its models, before anything is asked: calls, tokens, cost and time by step.
 
 Counted from the recipe, the prompts and the templates. It is an upper bound wherever the models decide: every candidate
-is drawn, every principle applies, every answer is as long as it may be. A token is taken to be four characters.
+is drawn, every principle applies, every answer is as long as it may be, and a server that is to tell an option's
+probability is asked once more for each option that may be several tokens there. A token is taken to be four characters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from constitutional.backends.endpoint.calls import Price, load_prices
@@ -157,10 +158,27 @@ def _revise(inputs: Inputs) -> list[_Asked]:
     return found + _applies(inputs, prompts, principles)
 
 
-def _applies(inputs: Inputs, prompts: Sequence[Prompt], principles: Sequence[Principle]) -> list[_Asked]:
+def _applies(
+    inputs: Inputs, prompts: Sequence[Prompt], principles: Sequence[Principle], spec: str | None = None
+) -> list[_Asked]:
     conditional = [p for p in principles if p.applies_when is not None]
     length = _mean(inputs, "applies", prompts, conditional)
-    return [_asked(inputs, "judge", len(prompts) * len(conditional), length, 1, inputs.recipe.chunk_size)]
+    one = _asked(inputs, "judge", len(prompts) * len(conditional), length, 1, inputs.recipe.chunk_size)
+    return [_read(one.model_copy(update={"spec": spec or one.spec}), inputs.pack.yes_no)]
+
+
+def _read(one: _Asked, *choices: Iterable[str]) -> _Asked:
+    """Questions behind each of which options are read: once for each choice, and what a server needs besides."""
+    calls, more = len(choices), 0.0
+    if split_spec(one.spec)[0] == "openai":
+        several = [option.strip() for options in choices for option in options if not _is_token(option)]
+        calls, more = calls + len(several), sum(map(len, several)) / CHARACTERS
+    return one.model_copy(update={"calls": one.calls * calls, "prompt": one.prompt + more / calls})
+
+
+def _is_token(option: str) -> bool:
+    """Whether an option is one token anywhere: a letter or digit, or a word. "(A)" and "10" may be several."""
+    return len(option.strip()) <= 1 or option.strip().isalpha()
 
 
 def _asked(inputs: Inputs, role: str, calls: int, prompt: float, completion: int, at_once: int) -> _Asked:
@@ -197,12 +215,14 @@ def _questions(
         return [one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})]
     if way.mode == "cot":
         reasoned = one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})
-        return [reasoned, reasoned.model_copy(update={"prompt": length + drawn, "completion": 1})]
+        longer = length + drawn + len(inputs.pack.conclusion) / CHARACTERS
+        behind = reasoned.model_copy(update={"prompt": longer, "completion": 1})
+        return [reasoned, _read(behind, inputs.pack.options)]
     if way.mode == "score":
         grades = inputs.pack.grades
-        begun = sum(any(other != short and other.startswith(short) for other in grades) for short in grades)
-        return [one.model_copy(update={"calls": 2 * n * (1 + begun)})]
-    return [one]
+        rests = [[other[len(short) :] for other in grades if other.startswith(short)] for short in grades]
+        return [_read(one, grades, *(filter(None, rest) for rest in rests if any(rest)))]
+    return [_read(one, inputs.pack.options)]
 
 
 def _gate(inputs: Inputs) -> list[_Asked]:
@@ -223,7 +243,8 @@ def _gate(inputs: Inputs) -> list[_Asked]:
     refs = {p.ref for p in conditional}
     cases = sum(item.source == "examples" and item.principles[0] in refs for item in labelled)
     length = _mean(inputs, "applies", prompts, conditional)
-    return [*found, _asked(inputs, "judge", cases, length, 1, inputs.recipe.chunk_size)]
+    one = _asked(inputs, "judge", cases, length, 1, inputs.recipe.chunk_size)
+    return [*found, _read(one, inputs.pack.yes_no)]
 
 
 def _judge(inputs: Inputs) -> list[_Asked]:
@@ -240,7 +261,7 @@ def _judge(inputs: Inputs) -> list[_Asked]:
         found += _questions(inputs, juror.way, juror.spec, comparisons * count, prompts, by_judge)
         if juror.way.mode != "model":
             shown = prompts[: math.ceil(comparisons * len(prompts) / max(1, most))]
-            found += [one.model_copy(update={"spec": juror.spec}) for one in _applies(inputs, shown, principles)]
+            found += _applies(inputs, shown, principles, juror.spec)
     return found
 
 

@@ -32,6 +32,7 @@ def render_estimate(loads: Sequence[Load]) -> str:
     unpriced = sorted({one.model for one in loads if one.usd is None and one.model.startswith("openai:")})
     notes = [
         "at most: every draft drawn, every principle asked, every answer as long as it may be; a token is 4 characters",
+        "of servers: no call repeated; options such as '(A)' or '10' read token by token, such as 'A' or 'Yes' not",
         f"time of servers: {FIRST_TOKEN:g} s a call and {A_SECOND:g} tokens a second, in the limits of `endpoint:`",
     ]
     if unpriced:

@@ -1,5 +1,6 @@
 """Shards of one stage brought together in a run folder: its chunks, and its judgments in the ledger in chunk order.
 
+What servers were paid in the shards goes into the run's `calls.sqlite`, where a later `--budget` counts it.
 The bytes are those of a run that made every chunk itself. Nothing is written before all shards are seen to fit; a merge
 that was killed is given again.
 """
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from constitutional.backends.endpoint.merged_calls import merge_calls
 from constitutional.errors import RunError
 from constitutional.ledger import open_ledger
 from constitutional.pipeline.preflight import JUDGING
@@ -79,6 +81,7 @@ def merge_shards(run: Path, shards: Sequence[Path]) -> Merged:
         into = folder.path / "stages" / parts[0].shard.stage
         _check_run(run, into, parts[0])
         _begin(into, parts[0])
+        usd = sum(merge_calls(run, part.path) for part in parts)
         ledger = stack.enter_context(open_ledger(folder.ledger_path))
         judging = into.parent.name.split("-")[1] in JUDGING
         count = parts[0].shard.chunks
@@ -93,7 +96,8 @@ def merge_shards(run: Path, shards: Sequence[Path]) -> Merged:
                 ledger.append(found)
                 judgments += len(found)
             write_atomic(chunk_file(into / CHUNKS, index), source.read_bytes())
-        folder.event("merged", stage=parts[0].shard.stage, shards=len(parts), chunks=count)
+        paid = {"usd": round(usd, 6)} if usd else {}
+        folder.event("merged", stage=parts[0].shard.stage, shards=len(parts), chunks=count, **paid)
     return Merged(into.parent.name.split("-", 1)[1], count, judgments)
 
 
