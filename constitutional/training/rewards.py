@@ -138,13 +138,14 @@ class Rewards:
         """Rewards of one generation batch of TRL; None is left out of its baselines.
 
         Raises:
-            TrainingError: no rollout of it has a reward, on any process; or as `reward`.
+            TrainingError: something failed, and no rollout of it has a reward, on any process; or as `reward`.
         """
         texts = [completion[0]["content"] for completion in completions]
         rows = self.reward(int(trainer_state.global_step) + 1, prompt_id, texts)
         told = gather_object(rows) if processes() > 1 else rows
         self.note(told)
-        require_rewarded(told)
+        if any(part.error for row in told for part in row.parts):  # else nothing had an opinion, and nothing is broken
+            require_rewarded(told)
         if log_metric is not None and len(self._sources) > 1:
             for name, value in figures(told).items():
                 log_metric(name, value)

@@ -142,9 +142,9 @@ def _said(error: object) -> str:
     """What a service says of an error, in one line: OpenAI and vLLM put it into an `error` of its own, or do not."""
     if not isinstance(error, dict):
         return ""
-    if isinstance(error.get("error"), dict):
-        error = error["error"]
-    text = " ".join(str(error[name]) for name in ("code", "message") if isinstance(error.get(name), str))
+    inner = error.get("error")
+    told = inner if isinstance(inner, dict) else error
+    text = " ".join(str(told[name]) for name in ("code", "message") if isinstance(told.get(name), str))
     return shortened(one_line(text), 200)
 
 
