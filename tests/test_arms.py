@@ -97,9 +97,10 @@ def test_what_arms_share_is_done_once_and_all_is_reused(finished: tuple[Path, Ar
     assert stages.items() >= (once | {"pm": 3, "rl": 3, "gate": 2, "arm-answers": 1}).items()
     before = {path: path.stat().st_mtime_ns for path in out.glob("stages/*/*/manifest.json")}
     sets = [part for one in SETS for part in ("--set", one)]
-    command = ["compare-arms", str(recipe), "--judge", JUDGE, "--out", str(out), "--display", "none"]
+    command = ["compare-arms", str(recipe), "--judge", JUDGE, "--out", str(out), "--display", "plain"]
     said = CliRunner().invoke(app, [*command, *sets])
     assert said.exit_code == 0, said.output
+    assert "\n  answers " in said.output and "\n  evaluate " in said.output  # not shown under the last arm's step
     assert render_arms(found) in said.output and "arms.json" in said.output
     assert {path: path.stat().st_mtime_ns for path in before} == before
 

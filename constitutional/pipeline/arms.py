@@ -273,6 +273,7 @@ def _evaluated(ctx: Context, chosen: Sequence[System], done: Mapping[System, Don
         systems["sl-cai"], inputs["sft"] = ctx.trained(first, "sft"), first["sft"]
     for arm in chosen:
         systems[arm], inputs[arm] = f"local:{done[arm]['rl'].folder.resolve() / MODEL_NAMES['rl']}", done[arm]["rl"]
+    ctx.display.stage("answers")
     result = answer_stage(ctx, "arm-answers", _ANSWERS, systems, inputs)
     answers = result.records(EvaluatedAnswer)
     against, settings = _against(first), ctx.recipe.evaluation
@@ -289,6 +290,7 @@ def _evaluated(ctx: Context, chosen: Sequence[System], done: Mapping[System, Don
     asked = [c for found in pairs.values() for c in found if c.a != c.b]
     assigned = {c.id: choose_principles(c.id, principles, count, ctx.recipe.seed) for c in asked}
     wins = []
+    ctx.display.stage("evaluate")
     if principles:
         key = {
             "asked": [c.id for c in asked],
