@@ -241,7 +241,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 def cli(*arguments: str) -> tuple[int, str]:
     child = start(*arguments)
-    text, _ = child.communicate(timeout=120)
+    text, _ = child.communicate(timeout=300)
     return child.returncode, text
 
 

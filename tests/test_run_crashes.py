@@ -61,18 +61,26 @@ def chunk_times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/*/chunks/0*.jsonl")}
 
 
+def wait_for_chunks(child: "subprocess.Popen[str]", folder: Path, count: int) -> None:
+    """Returns when so many chunks are there, or the process has ended."""
+    while child.poll() is None and len(chunk_times(folder)) < count:
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
 def test_a_job_killed_anywhere_and_resumed_leaves_the_same_bytes(tmp_path: Path) -> None:
     child = start("job", tmp_path / "whole", "25")
     begun = time.monotonic()
     assert child.wait() == 0
-    whole = time.monotonic() - begun  # kills fall anywhere in it, however slow the machine is
+    whole = time.monotonic() - begun
     expected, draw, kills, trial, hit = results(tmp_path / "whole"), random.Random(), 0, 0, set()
     while kills < KILLS:
         folder, trial = tmp_path / f"killed{trial}", trial + 1
         while True:
             before = chunk_times(folder)
             child = start("job", folder, "25")
+            if draw.random() < 0.5:  # somewhere in the work itself, however slow the machine has become
+                wait_for_chunks(child, folder, len(before) + draw.randrange(1, 6))
             try:
                 code = child.wait(timeout=whole * draw.choice((0.0, 0.1, 1.0)) * draw.random())
             except subprocess.TimeoutExpired:
