@@ -1,3 +1,4 @@
+import itertools
 import statistics
 
 import pytest
@@ -167,6 +168,48 @@ def test_a_step_without_any_reward_stops(run, tmp_path, algorithm):
     with pytest.raises(TrainingError, match=r"^no rollout of step 1 has a reward: no grade$"):
         run(algorithm=algorithm, rewards=[down], on_reward=rows.extend)
     assert len(rows) == 8 and not (tmp_path / "rl").exists()
+
+
+def opinions_at(steps):
+    """A check that has opinions of the rollouts of some steps only."""
+    asked = itertools.count(1)
+
+    def score(_, texts):
+        return [Scored(float(i * i)) for i in range(len(texts))] if next(asked) in steps else [Scored()] * len(texts)
+
+    return RewardSource("kind@1.0.0", "check", "a check", 1.0, score)
+
+
+# the KL term of rloo is in its reward, so a reward taken for 0 would be learned from; that of grpo is in its loss
+@pytest.mark.parametrize(("algorithm", "kl"), [("rloo", 0.05), ("grpo", 0.0)])
+def test_a_step_nobody_has_an_opinion_of_teaches_nothing(run, tmp_path, algorithm, kl, caplog):
+    trl = {"bf16": False, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "optim": "sgd"}  # remembers no step
+    logs, results = {}, {}
+    for steps in (1, 2):
+        logs[steps] = []
+        results[steps] = run(
+            algorithm=algorithm,
+            kl=kl,
+            output=tmp_path / str(steps),
+            rewards=[opinions_at({1})],
+            steps=steps,
+            trl=trl,
+            on_log=logs[steps].append,
+        )
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "12")
+    assert all(torch.isfinite(weight).all() and torch.equal(weight, one[name]) for name, weight in two.items())
+    first, second = [entry for entry in logs[2] if "loss" in entry]
+    assert first["reward"] == 17.5 and first["grad_norm"] > 0
+    assert (second["reward"], second["loss"], second["grad_norm"]) == (None, 0.0, 0.0)
+    assert (results[2].unrewarded, results[2].completions, results[2].last_reward) == (8, 16, 17.5)
+    assert not [record for record in caplog.records if record.name.startswith("trl.")]  # they print rollouts
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_a_run_nobody_has_an_opinion_of_stops_and_says_so(run, tmp_path, algorithm):
+    with pytest.raises(TrainingError, match=r"^no rollout has a reward: .*no part of the reward has an opinion"):
+        run(algorithm=algorithm, rewards=[opinions_at(())], kl=0.05)
+    assert not (tmp_path / "rl").exists()
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])

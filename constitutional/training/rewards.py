@@ -3,6 +3,10 @@
 A part may have no opinion of a rollout (a check that does not apply, a principle not drawn for the prompt) and adds
 nothing then. A part that fails leaves the rollout without a reward: it is counted, and its advantage is 0. That is all
 there is of it under `rloo` and `ppo`; the loss of `grpo` has a KL term of its own, in which its tokens count as any.
+
+A step of which no rollout has a reward ends the run where a part failed, and under `ppo` always. By TRL a step of which
+no part has an opinion only teaches nothing: every advantage is 0 and no reward is logged. (What the optimiser remembers
+of steps before still moves the weights.) A run that ends without a single reward is refused.
 """
 
 from __future__ import annotations
@@ -144,7 +148,7 @@ class Rewards:
         rows = self.reward(int(trainer_state.global_step) + 1, prompt_id, texts)
         told = gather_object(rows) if processes() > 1 else rows
         self.note(told)
-        if any(part.error for row in told for part in row.parts):  # else nothing had an opinion, and nothing is broken
+        if any(part.error for row in told for part in row.parts):  # else nothing is broken: TRL learns nothing from it
             require_rewarded(told)
         if log_metric is not None and len(self._sources) > 1:
             for name, value in figures(told).items():
@@ -204,6 +208,16 @@ class Rewards:
             self.groups += 1
             self.zero_spread_groups += len(present) < 2 or max(present) - min(present) < 1e-6
 
+    def require_any(self) -> None:
+        """Refuses a run that was never told whether anything it did was good.
+
+        Raises:
+            TrainingError: no rollout had a reward; says why.
+        """
+        rows = [row for batch in self.batches for row in batch]
+        if all(row.score is None for row in rows):
+            raise TrainingError(f"no rollout has a reward: {why_unrewarded(rows)}")
+
 
 def _part(source: RewardSource, said: Scored) -> RewardPart:
     return RewardPart(
@@ -245,7 +259,7 @@ def figures(rows: Sequence[RewardRow]) -> dict[str, float]:
 
 
 def require_rewarded(rows: Sequence[RewardRow]) -> None:
-    """Refuses a step of which no rollout has a reward: there is nothing to learn, and what rewards is broken.
+    """Refuses a step of which no rollout has a reward.
 
     Raises:
         TrainingError: names the step, and why.
@@ -255,6 +269,6 @@ def require_rewarded(rows: Sequence[RewardRow]) -> None:
 
 
 def why_unrewarded(rows: Sequence[RewardRow]) -> str:
-    """What to say when no rollout of a step has a reward."""
+    """What to say when no rollout has a reward."""
     errors = [part.error for row in rows for part in row.parts if part.error]
     return errors[0] if errors else "all are empty, or no part of the reward has an opinion of them"

@@ -19,6 +19,7 @@ from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
 from constitutional.training.lora import lora_config
+from constitutional.training.resuming import quiet
 from constitutional.training.rewards import OnReward, Rewards, RewardSource
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import in_parts, save, train, training_session
@@ -86,9 +87,9 @@ def train_rl(
 
     Raises:
         ConfigError: a setting or a folder that cannot be used.
-        TrainingError: too few prompts, nothing trainable, no step, no change, a step without any reward, a figure that
-            is not a number, a reference that is not the starting policy, or a starting policy that breaks a rule of
-            the watch.
+        TrainingError: too few prompts, nothing trainable, no step, no change, a step that failed parts leave without
+            any reward, a run without any, a figure that is not a number, a reference that is not the starting policy,
+            or a starting policy that breaks a rule of the watch.
     """
     tokenizer = open_tokenizer(policy)
     tokenizer.padding_side = "left"  # generation continues the last position
@@ -126,7 +127,8 @@ def train_rl(
                 "rl.watch: a probe asks each process its own prompts, which FSDP and DeepSpeed would wait on for ever: "
                 "launch with MULTI_GPU (DDP)"
             )
-        done, weights = train(trainer, checkpoints, reward)
+        with quiet(type(trainer).__module__):  # it prints a rollout without a reward; ours are counted and kept
+            done, weights = train(trainer, checkpoints, reward)
         if watcher is not None:
             watcher.settle(trainer.model)
         save(trainer, tokenizer, folder)

@@ -61,7 +61,8 @@ def train(
 
     Raises:
         ConfigError: adapters on weights that are shared out over processes: nothing could merge them.
-        TrainingError: nothing is trainable, no step was taken, or no weight changed or one is not finite.
+        TrainingError: nothing is trainable, no step was taken, no rollout had a reward, or no weight changed or one is
+            not finite.
     """
     if in_parts(trainer) and hasattr(trainer.model, "merge_and_unload"):
         raise ConfigError("lora: adapters cannot be merged under FSDP or DeepSpeed: launch with MULTI_GPU (DDP)")
@@ -73,6 +74,8 @@ def train(
         trainer.add_callback(Keeper(trainer, checkpoints, reward, found))
     with naming_the_last(checkpoints), quiet("transformers.trainer"):
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
+    if reward is not None:
+        reward.require_any()
     steps = int(trainer.state.global_step)
     weights.check(trainer.model, steps=steps)
     return steps, weights
