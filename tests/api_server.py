@@ -11,10 +11,13 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
 from api_tokens import DRAWN, echoed, prompt_logprobs, rows_of
+from recipes import MODEL
 
 from constitutional.backends.scripted import ScriptedBackend
 from constitutional.errors import BackendError
@@ -274,6 +277,26 @@ class Server:
         usage = {"prompt_tokens": read, "completion_tokens": used, "total_tokens": read + used}
         said = {"model": "m-2026", "system_fingerprint": "fp_1", "choices": [choice], **more}
         return said | {"usage": usage} if self.usage else said
+
+
+@contextmanager
+def scripted_server(folder: Path) -> Iterator[Server]:
+    """A server that plays the model of the small recipe, whose script is written to the folder."""
+    (folder / "model.yaml").write_text(MODEL.format(delay=0))
+    with Server(folder / "model.yaml") as server:
+        yield server
+
+
+def without_keys(monkeypatch) -> None:
+    """Whoever runs the tests may have a key for a real server, and its address, in the environment."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def with_short_pauses(monkeypatch) -> None:
+    """Hardly a pause before a call is tried again; no keys either."""
+    monkeypatch.setattr("constitutional.backends.endpoint.asking.FIRST_PAUSE", 0.02)
+    without_keys(monkeypatch)
 
 
 def _spoil(logprobs, value) -> None:

@@ -15,11 +15,9 @@ pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 pytest.importorskip("aiolimiter")
 
-from api_server import FAULTS, GARBAGE, Server
-from recipes import MODEL
+from api_server import FAULTS, GARBAGE, scripted_server, with_short_pauses
 
 from constitutional.backends import Unanswered
-from constitutional.backends.endpoint import asking
 from constitutional.backends.endpoint.backend import EndpointBackend
 from constitutional.backends.endpoint.calls import Calls
 from constitutional.errors import BackendError, BudgetError
@@ -38,15 +36,12 @@ OPTIONS = (" A", " B")
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.02)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    with_short_pauses(monkeypatch)
 
 
 @pytest.fixture
 def server(tmp_path):
-    (tmp_path / "model.yaml").write_text(MODEL.format(delay=0))
-    with Server(tmp_path / "model.yaml") as found:
+    with scripted_server(tmp_path) as found:
         yield found
 
 

@@ -9,11 +9,10 @@ pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 pytest.importorskip("aiolimiter")
 
-from api_server import Server
-from recipes import MODEL
+from api_server import scripted_server, with_short_pauses
 
 from constitutional.backends import Likelihood, Unanswered, open_backend
-from constitutional.backends.endpoint import asking, batch_files
+from constitutional.backends.endpoint import batch_files
 from constitutional.backends.endpoint.backend import EndpointBackend
 from constitutional.backends.endpoint.batch_files import read_batch, write_batches
 from constitutional.backends.endpoint.calls import NAME, Calls
@@ -40,11 +39,8 @@ KIND = Principle(
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.02)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "model.yaml").write_text(MODEL.format(delay=0))
-    with Server(tmp_path / "model.yaml") as found:
+    with_short_pauses(monkeypatch)
+    with scripted_server(tmp_path) as found:
         yield found
 
 

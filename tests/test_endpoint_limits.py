@@ -10,8 +10,7 @@ pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 pytest.importorskip("aiolimiter")
 
-from api_server import Server
-from recipes import MODEL
+from api_server import scripted_server, with_short_pauses
 
 from constitutional.backends import Unanswered
 from constitutional.backends.endpoint import asking
@@ -101,12 +100,9 @@ def test_a_server_that_stalls_gets_no_burst_when_it_answers_again():
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.02)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "model.yaml").write_text(MODEL.format(delay=0))
+    with_short_pauses(monkeypatch)
     (tmp_path / "prices.yaml").write_text("m: {prompt: 1000.0, completion: 2000.0}\n")
-    with Server(tmp_path / "model.yaml") as found:
+    with scripted_server(tmp_path) as found:
         yield found
 
 

@@ -15,12 +15,11 @@ pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 pytest.importorskip("aiolimiter")
 
-from api_server import Server
+from api_server import Server, with_short_pauses
 from recipes import write_recipe
 from test_pipeline import outcome
 
 from constitutional.audit.trace import problems, trace
-from constitutional.backends.endpoint import asking
 from constitutional.backends.endpoint.address import parse_address
 from constitutional.backends.endpoint.calls import Calls
 from constitutional.config import load_recipe
@@ -41,9 +40,7 @@ KILLS = int(os.environ.get("KILLS", "20")) // 4
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.02)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    with_short_pauses(monkeypatch)
 
 
 @pytest.fixture

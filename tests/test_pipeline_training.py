@@ -47,6 +47,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return recipe, folder / "run"
 
 
+def copied(finished: tuple[Path, Path], folder: Path) -> tuple[Path, Path]:
+    """The recipe, and a copy of its run that a test may change."""
+    recipe, original = finished
+    return recipe, shutil.copytree(original, folder / "run", symlinks=True)
+
+
 def redone(recipe: Path, folder: Path, *changes: str) -> set[str]:
     return {name for name, kept in reused(run(recipe, folder, *SETS, *changes)).items() if not kept}
 
@@ -74,9 +80,7 @@ def test_a_changed_setting_recomputes_what_depends_on_it_and_only_that(
 def test_no_two_trained_models_are_in_memory_when_held_out_prompts_are_answered(
     finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, original = finished
-    folder = tmp_path / "run"
-    shutil.copytree(original, folder, symlinks=True)
+    recipe, folder = copied(finished, tmp_path)
     shutil.rmtree(next(folder.glob("stages/*-answers")))
     opened: list[tuple[str, weakref.ref[Backend]]] = []
     together: list[list[str]] = []
@@ -98,9 +102,7 @@ def test_no_two_trained_models_are_in_memory_when_held_out_prompts_are_answered(
 def test_a_model_has_its_card_whatever_becomes_of_the_steps_after_it(
     finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, original = finished
-    folder = tmp_path / "run"
-    shutil.copytree(original, folder, symlinks=True)
+    recipe, folder = copied(finished, tmp_path)
     cards = {path.stem: path for path in sorted((folder / "models").glob("*.md"))}
     whole = {name: path.read_text() for name, path in cards.items()}
     assert set(whole) == {"sl-cai", "pm", "rl-cai"}
@@ -133,9 +135,7 @@ def test_a_model_has_its_card_whatever_becomes_of_the_steps_after_it(
 def test_a_deleted_training_stage_is_rebuilt_with_what_depends_on_it(
     finished: tuple[Path, Path], tmp_path: Path, stage: str, expected: set[str]
 ) -> None:
-    recipe, original = finished
-    folder = tmp_path / "run"
-    shutil.copytree(original, folder, symlinks=True)
+    recipe, folder = copied(finished, tmp_path)
     place = next((folder / "stages").glob(f"*-{stage}"))
     shutil.rmtree(place)
     again = run(recipe, folder, *SETS)

@@ -106,14 +106,14 @@ def test_a_critic_needs_a_preference_model_that_reads_the_same_tokens(policy, tm
         opened(policy, other, critic="preference_model")
 
 
-def batch_of(networks, layout, scores, settings, kl=0.0):
+def batch_of(networks, layout, scores, settings, kl=0.0, temperature=1.0):
     return appraise(
         networks.actor_critic,
         networks.reference,
         layout,
         torch.tensor(scores),
         kl=kl,
-        temperature=1.0,
+        temperature=temperature,
         settings=settings,
         accelerator=Accelerator(cpu=True),
     )

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from test_ppo import CPU, LORA, drawn, opened, policy, preference_model, tokenizer
+from test_ppo import CPU, LORA, batch_of, drawn, opened, policy, preference_model, tokenizer
 from transformers import AutoModelForCausalLM
 
 from constitutional.settings import PpoSettings
 from constitutional.training.ppo.rollouts import lay_out
-from constitutional.training.ppo.update import appraise, improve
+from constitutional.training.ppo.update import improve
 
 KEPT = [0, 1, 3]
 SCORES = [1.0, -2.0, 1e6, 0.5]
@@ -39,19 +39,6 @@ def alone(net, drawn, temperature):
     return found
 
 
-def appraised(networks, layout, settings, *, kl, temperature):
-    return appraise(
-        networks.actor_critic,
-        networks.reference,
-        layout,
-        torch.tensor(SCORES),
-        kl=kl,
-        temperature=temperature,
-        settings=settings,
-        accelerator=Accelerator(cpu=True),
-    )
-
-
 @pytest.mark.parametrize("whiten_rewards", [False, True])
 @pytest.mark.parametrize("whiten_advantages", [False, True])
 @pytest.mark.parametrize("lora", [None, LORA])
@@ -72,7 +59,7 @@ def test_a_batch_is_worth_what_its_definition_says(
     networks = opened(policy, preference_model, critic="preference_model", lora=lora, temperature=temperature)
     move(networks.actor_critic, 0.05)
     layout = lay_out(drawn, [i in KEPT for i in range(4)], tokenizer.pad_token_id, CPU)
-    batch, figures = appraised(networks, layout, settings, kl=kl, temperature=temperature)
+    batch, figures = batch_of(networks, layout, SCORES, settings, kl, temperature)
 
     logprobs = alone(networks.actor_critic.policy, drawn, temperature)
     reference = alone(AutoModelForCausalLM.from_pretrained(policy).eval(), drawn, temperature)
@@ -133,7 +120,7 @@ def test_an_update_is_the_gradient_of_the_clipped_losses(
     model = networks.actor_critic
     move(model, 0.02)
     layout = lay_out(drawn, [i in KEPT for i in range(4)], tokenizer.pad_token_id, CPU)
-    batch, _ = appraised(networks, layout, settings, kl=0.1, temperature=1.0)
+    batch, _ = batch_of(networks, layout, SCORES, settings, kl=0.1)
     move(model, 0.03)
 
     new, _, values = model(layout.tokens, layout.attention, layout.mask)

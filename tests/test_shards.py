@@ -218,10 +218,9 @@ def test_what_shards_paid_a_server_is_in_the_budget_of_the_merged_run(
 ) -> None:
     for extra in ("openai", "tenacity", "aiolimiter"):
         pytest.importorskip(extra)
-    from api_server import Server
+    from api_server import Server, without_keys
 
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    without_keys(monkeypatch)
     recipe = write_recipe(tmp_path / "in", prompts=8)
     (tmp_path / "in" / "prices.yaml").write_text("m: {prompt: 100.0, completion: 1000.0}\n")
     with Server(tmp_path / "in" / "model.yaml") as server:
