@@ -11,14 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from recipes import write_recipe
 from rl_tasks import PROMPTS, SMALL, letters_source, policy_folder
 from tiny_scorer import save_tiny_scorer
 from torch import nn
 from training_tasks import preference_rows, watching
 from transformers import AutoModelForSequenceClassification
 
+from constitutional.cli import main
+from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, TrainingError
-from constitutional.training import preference_model, rl
+from constitutional.pipeline import check_recipe
+from constitutional.pipeline.inputs import load_inputs
+from constitutional.training import launches, preference_model, rl
 from constitutional.training.guards import WeightWatch, require_finite
 from constitutional.training.preference_model import train_preference_model
 from constitutional.training.rl import train_rl
@@ -133,3 +138,56 @@ def test_a_watch_over_weights_in_parts_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=r"rl\.watch: .* launch with MULTI_GPU"):
         train_rl(PROMPTS, policy=policy_folder(tmp_path), output=tmp_path / "rl", **named)
     assert not (tmp_path / "rl").exists()
+
+
+STAGES = {"sft": "revise, helpful, sft", "pm": "sample, gate, judge, label, pm", "rl": "rl"}
+CHECKED = "rewards: [{kind: check}]"
+
+
+def recipe_of(folder: Path, step: str, *sets: str) -> tuple[Path, list[str]]:
+    """A recipe that ends with a training, and the settings that make it one."""
+    return write_recipe(folder / "in"), [f"stages=[{STAGES[step]}]", "policy=local:policy", *sets]
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.mark.parametrize(
+    ("step", "setting", "line"),
+    [
+        ("sft", "sft={lora: {}}", launches.ADAPTERS),
+        ("pm", "pm={lora: {}}", launches.ADAPTERS),
+        ("rl", f"rl={{lora: {{}}, {CHECKED}}}", launches.ADAPTERS),
+        ("rl", f"rl={{algorithm: ppo, ppo: {{critic: head}}, {CHECKED}}}", launches.PPO),
+        ("rl", f"rl={{watch: {{}}, {CHECKED}}}", launches.WATCH),
+    ],
+)
+def test_what_a_launch_cannot_train_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    variable: str,
+    step: str,
+    setting: str,
+    line: str,
+) -> None:
+    recipe, sets = recipe_of(tmp_path, step, setting)
+    given = [argument for each in sets for argument in ("--set", each)]
+    monkeypatch.setenv(variable, "true")
+    monkeypatch.setattr(sys, "argv", ["constitutional", "run", str(recipe), "--out", str(tmp_path / "run"), *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (told,) = capfd.readouterr().err.splitlines()
+    assert ended.value.code == 1 and told.endswith(line) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("shared_out", "step", "setting"),
+    [("true", "sft", "sft={}"), ("false", "sft", "sft={lora: {}}"), ("true", "sft", "pm={lora: {}}")],
+)
+def test_what_a_launch_can_train_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_out: str, step: str, setting: str
+) -> None:
+    """Full fine-tunes in parts, adapters by DDP, and adapters of a step that this run does not make."""
+    recipe, sets = recipe_of(tmp_path, step, setting)
+    policy_folder(recipe.parent)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", shared_out)
+    check_recipe(load_inputs(load_recipe(recipe, sets), recipe))

@@ -19,6 +19,8 @@ from constitutional.principles import Constitution, Phase
 from constitutional.prompts import load_pairs
 from constitutional.records import user
 from constitutional.runs import StageResult
+from constitutional.settings import Recipe
+from constitutional.training.launches import ADAPTERS, PPO, WATCH, shares_weights_out
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "sft": ("revise", "helpful"),
@@ -49,6 +51,23 @@ def check_steps(steps: Sequence[str], *, human_preferences: bool = False, contra
         for needed in needs.get(step, ()):
             if needed not in steps and not (step == "pm" and human_preferences):
                 raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
+
+
+def check_launch(recipe: Recipe, steps: Sequence[str]) -> None:
+    """Every training can be done on weights that lie in parts over processes, where the launcher will lay them so.
+
+    Raises:
+        ConfigError: adapters, PPO or a watch; what a training would refuse when it begins, hours into the run.
+    """
+    if not shares_weights_out():
+        return
+    for step, settings in (("sft", recipe.sft), ("pm", recipe.pm), ("rl", recipe.rl)):
+        if step in steps and settings.lora is not None:
+            raise ConfigError(f"{step}.lora: {ADAPTERS}")
+    if "rl" in steps and recipe.rl.algorithm == "ppo":
+        raise ConfigError(PPO)
+    if "rl" in steps and recipe.rl.watch is not None:
+        raise ConfigError(WATCH)
 
 
 def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from constitutional.pipeline.lost import UNANSWERED, check_lost
 from constitutional.pipeline.preflight import (
     check_human_preferences,
     check_label,
+    check_launch,
     check_models,
     check_prompts,
     check_sources,
@@ -90,6 +91,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     by_provenance = inputs.recipe.label.source == "provenance"
     contrast = inputs.recipe.sample.contrast if by_provenance else None
     check_steps(steps, human_preferences=bool(inputs.recipe.pm.human), contrast=contrast)
+    check_launch(inputs.recipe, steps)
     check_sources(inputs, steps)
     check_label(inputs, steps)
     check_human_preferences(inputs, steps)

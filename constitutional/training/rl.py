@@ -18,6 +18,7 @@ from constitutional.records import Prompt
 from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.guards import OnLog, StepWatch, require_unique_names
+from constitutional.training.launches import WATCH
 from constitutional.training.lora import lora_config
 from constitutional.training.resuming import quiet
 from constitutional.training.rewards import OnReward, Rewards, RewardSource
@@ -123,10 +124,7 @@ def train_rl(
         )
         require_unique_names(trainer.reward_func_names)
         if watcher is not None and in_parts(trainer):
-            raise ConfigError(
-                "rl.watch: a probe asks each process its own prompts, which FSDP and DeepSpeed would wait on for ever: "
-                "launch with MULTI_GPU (DDP)"
-            )
+            raise ConfigError(WATCH)
         with quiet(type(trainer).__module__):  # it prints a rollout without a reward; ours are counted and kept
             done, weights = train(trainer, checkpoints, reward)
         if watcher is not None:

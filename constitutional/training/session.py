@@ -20,6 +20,7 @@ from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.folders import replacing, save_merged
 from constitutional.training.fused_head import labelled_positions_only
 from constitutional.training.guards import WeightWatch
+from constitutional.training.launches import ADAPTERS
 from constitutional.training.resuming import Keeper, SharedOrder, quiet
 from constitutional.training.rewards import Rewards
 
@@ -65,7 +66,7 @@ def train(
             not finite.
     """
     if in_parts(trainer) and hasattr(trainer.model, "merge_and_unload"):
-        raise ConfigError("lora: adapters cannot be merged under FSDP or DeepSpeed: launch with MULTI_GPU (DDP)")
+        raise ConfigError(f"lora: {ADAPTERS}")
     trainer.remove_callback(PrinterCallback)  # prints every log; ours go to `on_log`
     weights = WeightWatch(trainer.model)
     trainer.add_callback(SharedOrder())

@@ -19,6 +19,7 @@ from constitutional.training.checkpoints import Checkpoints, newest
 from constitutional.training.fitting import context_length, fitting_prompts, require_prompts, rl_result
 from constitutional.training.folders import save_merged
 from constitutional.training.guards import OnLog, StepWatch, WeightWatch
+from constitutional.training.launches import PPO
 from constitutional.training.ppo.losses import next_kl
 from constitutional.training.ppo.networks import ActorCritic, open_networks
 from constitutional.training.ppo.resuming import keep_progress, restore_progress
@@ -215,7 +216,7 @@ def _accelerator() -> Any:
     cuda = torch.cuda.is_available()
     made = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda and fast_dtype() == "bfloat16" else "no")
     if made.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ConfigError("rl: ppo keeps its networks whole in every process: launch with MULTI_GPU (DDP)")
+        raise ConfigError(PPO)
     return made
 
 
