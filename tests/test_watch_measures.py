@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,10 +61,13 @@ def said(net: Any, tokenizer: Any, prompts: list[list[int]], sampling: Any) -> D
 def measured(place: Path) -> Iterator[SimpleNamespace]:  # noqa: F811
     benign(place)
     folder = save_tiny_scorer(place / "in" / "scorer", seed=3, context=512)
-    recipe = f"{PPO}, {OWN}, report_to: [wandb], {watch(heldout='model:scorer')}"
+    trackers = "wandb, tensorboard" if find_spec("tensorboardX") else "wandb"
+    recipe = f"{PPO}, {OWN}, report_to: [{trackers}], {watch(heldout='model:scorer')}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("constitutional.training.watch.probe.draw", said)
-        patch.setattr("constitutional.training.watch.trackers.find_spec", lambda name: name)
+        patch.setattr(
+            "constitutional.training.watch.trackers.find_spec", lambda name: name == "wandb" or find_spec(name)
+        )
         patch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Kept)
         patch.setattr(Kept, "said", [])
         _, stage = run(place, recipe, "stages=[rl]", BENIGN, out="measured")
@@ -106,6 +111,21 @@ def test_a_tracker_of_the_recipe_is_told_every_figure_of_steps_and_probes(measur
     figures = {name for _, values in told_rows for name in values}
     assert {"kl", "loss", "probe/reward", "probe/heldout_reward", "probe/refusal"} <= figures
     assert "report_to" not in measured.stage.manifest.settings["settings"]
+
+
+def test_tensorboard_finds_the_same_figures_in_its_file(measured: SimpleNamespace) -> None:
+    """The event file is read back frame by frame: its length, a checksum, the event, a checksum."""
+    events = pytest.importorskip("tensorboardX.proto.event_pb2")
+    (file,) = (measured.run / "measured" / "tracking").rglob("events.out.tfevents.*")
+    raw, at, found = file.read_bytes(), 0, []
+    while at < len(raw):
+        (length,) = struct.unpack_from("<Q", raw, at)
+        event = events.Event.FromString(raw[at + 12 : at + 12 + length])
+        found += [((event.step, value.tag), value.simple_value) for value in event.summary.value]
+        at += length + 16
+    # it writes 32 bits, and an underscore for the @ of a principle
+    expected = [((step, name.replace("@", "_")), v) for step, row in measured.said[1:] for name, v in row.items()]
+    assert dict(found) == pytest.approx(dict(expected), rel=1e-6) and len(found) == len(expected) > 20
 
 
 def test_the_preference_model_that_rewards_holds_nothing_out(place: Path) -> None:  # noqa: F811

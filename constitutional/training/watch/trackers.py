@@ -15,6 +15,8 @@ from typing import Any
 from constitutional.errors import ConfigError
 
 Log = Callable[[Mapping[str, Any]], None]
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX")}
+"""Of trackers that more than one package can write for."""
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -24,7 +26,7 @@ def require_trackers(names: Sequence[str]) -> None:
         ConfigError: says what to install.
     """
     for name in names:
-        if find_spec(name) is None:
+        if not any(find_spec(module) for module in PACKAGES.get(name, (name,))):
             raise ConfigError(f"report_to: {name} is not installed; install it with: pip install {name}")
 
 
