@@ -13,6 +13,7 @@ from constitutional.errors import TrainingError
 from constitutional.feedback.label import opinions
 from constitutional.pipeline.context import Done
 from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.readable import unread
 from constitutional.prompts import load_pairs
 from constitutional.records import Comparison, Failure, Judgment, Preference, short_digest
 from constitutional.settings import RowSettings
@@ -94,7 +95,7 @@ def preference_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -
             sides[short_digest([m.model_dump() for m in comparison.messages])] = comparison.prompt_id in measured
         _label_rows(ctx, done, rows, labels, comparisons, measured)
     _human_rows(ctx, rows, human, sides)
-    _take(rows, settings.rows)
+    _take(rows, settings.rows, ctx)
     if settings.conditioned and not any(row.principles for row in rows.train):
         raise TrainingError("pm.conditioned: no principle's opinion to train on (the labels are not the judge's)")
     if not rows.train or not rows.heldout:
@@ -123,7 +124,7 @@ def policy_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> Pr
         comparison = comparisons[label.comparison_id]
         if comparison.prompt_id not in measured:
             rows.train.append(_row(comparison, label, "ai" if label.judgment_ids else "provenance", 1.0, None))
-    _take(rows, settings.rows)
+    _take(rows, settings.rows, ctx)
     if not rows.train:
         raise TrainingError(f"rl: no labelled comparison to train on ({len(labels)} held out)")
     return rows
@@ -136,23 +137,34 @@ def preferences_key(ctx: Inputs, human: Sequence[HumanComparison]) -> dict[str, 
     if human:
         key["human"] = short_digest([[item.comparison.id, item.weight] for item in human])
         key["ai_weight"] = settings.ai_weight
-    return {**key, **({"rows": settings.rows.model_dump()} if settings.rows else {})}
+    chosen = {"rows": settings.rows.model_dump(), "rows_are": "read whole"} if settings.rows else {}
+    return {**key, **chosen}
 
 
-def _take(rows: PreferenceRows, wanted: RowSettings | None) -> None:
-    """Leaves as many training rows of each source as wanted.
+def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs) -> None:
+    """Leaves as many training rows of each source as wanted, all of them such as are read whole.
 
     Raises:
         TrainingError: there are fewer.
     """
     if wanted is None:
         return
+    why = unread(ctx)
     kept: set[str] = set()
     for name, count, human in (("labels", wanted.ai, False), ("human preferences", wanted.human, True)):
-        own = sorted(row.preference_id for row in rows.train if (row.source == "human") == human)
-        if len(own) < count:
-            raise TrainingError(f"pm.rows: {count} rows of {name} wanted, {len(own)} there are to train on")
-        kept.update(own[:count])
+        own = sorted((row for row in rows.train if (row.source == "human") == human), key=lambda row: row.preference_id)
+        taken: list[str] = []
+        for row in own:
+            if len(taken) == count:
+                break
+            if (reason := why(row)) is None:
+                taken.append(row.preference_id)
+            else:
+                rows.failures.append(reason)
+        if len(taken) < count:
+            unfit = f", {len(own) - len(taken)} of them not read whole" if len(taken) < len(own) else ""
+            raise TrainingError(f"pm.rows: {count} rows of {name} wanted, {len(own)} there are to train on{unfit}")
+        kept.update(taken)
     rows.train = [row for row in rows.train if row.preference_id in kept]
 
 
