@@ -45,6 +45,13 @@ class PreferenceRows:
     comparisons: list[Comparison] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    """Preference ids of rows that would have been chosen, had they been read whole."""
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What a stage's key holds of the choice: nothing where all that were chosen first are read whole."""
+        return {"passed_over": short_digest(self.passed_over)} if self.passed_over else {}
 
 
 def human_comparisons(ctx: Inputs) -> list[HumanComparison]:
@@ -130,15 +137,16 @@ def policy_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> Pr
     return rows
 
 
-def preferences_key(ctx: Inputs, human: Sequence[HumanComparison]) -> dict[str, object]:
+def preferences_key(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> dict[str, object]:
     """What the key of a stage that learns from `policy_rows` holds of them besides the label step."""
     settings = ctx.recipe.pm
     key: dict[str, object] = {"heldout": settings.heldout}
     if human:
         key["human"] = short_digest([[item.comparison.id, item.weight] for item in human])
         key["ai_weight"] = settings.ai_weight
-    chosen = {"rows": settings.rows.model_dump(), "rows_are": "read whole"} if settings.rows else {}
-    return {**key, **chosen}
+    if settings.rows:
+        key |= {"rows": settings.rows.model_dump(), **policy_rows(ctx, done, human).key}
+    return key
 
 
 def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs) -> None:
@@ -161,6 +169,7 @@ def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs) -> None
                 taken.append(row.preference_id)
             else:
                 rows.failures.append(reason)
+                rows.passed_over.append(row.preference_id)
         if len(taken) < count:
             unfit = f", {len(own) - len(taken)} of them not read whole" if len(taken) < len(own) else ""
             raise TrainingError(f"pm.rows: {count} rows of {name} wanted, {len(own)} there are to train on{unfit}")

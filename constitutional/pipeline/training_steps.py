@@ -85,6 +85,7 @@ def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> 
 def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Soft labels, people's preferences → preference model, started from SL-CAI (rows.jsonl, heldout.jsonl, pm/)."""
     settings, human = ctx.recipe.pm, human_comparisons(ctx)
+    counted = preference_rows(ctx, done, human) if settings.rows else None  # what is passed over is part of the key
     asked = conditions(ctx) if settings.conditioned else []
     stage = ctx.folder.stage(
         number,
@@ -94,13 +95,13 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
             "seed": ctx.recipe.seed,
             **({"human": short_digest([item.comparison.id for item in human])} if human else {}),
             **({"conditions": [[c.principle, c.text] for c in asked]} if asked else {}),
-            **({"rows_are": "read whole"} if settings.rows else {}),
+            **(counted.key if counted else {}),
         },
         {name: done[name] for name in ("label", "sft") if name in done},
     )
     if (finished := stage.result()) is not None:
         return finished
-    rows = preference_rows(ctx, done, human)
+    rows = counted or preference_rows(ctx, done, human)
     files: dict[str, Sequence[Record]] = {"rows.jsonl": rows.train, "heldout.jsonl": rows.heldout}
     cited: dict[str, Sequence[Record]] = {"comparisons.jsonl": rows.comparisons, "preferences.jsonl": rows.preferences}
     files |= {name: records for name, records in cited.items() if records}
@@ -134,7 +135,7 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
 def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Prompts and a reward, or labelled comparisons → RL-CAI (rewards.jsonl, result.json, rl-cai/)."""
     settings = ctx.recipe.rl
-    stage = ctx.folder.stage(number, "rl", rl_key(ctx), rl_inputs(ctx, done))
+    stage = ctx.folder.stage(number, "rl", rl_key(ctx, done), rl_inputs(ctx, done))
     if (finished := stage.result()) is not None:
         return finished
     rewards: list[RewardRow] = []
