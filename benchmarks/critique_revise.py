@@ -25,7 +25,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from engine_cases import matrices, matrix_rate, memory_rate, timed
+from engine_cases import matrices, matrix_rate, memory_rate, timed, verdict
 
 from constitutional.backends import kept_dialogues, open_backend
 from constitutional.backends.cpu import resolved_dtype
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--distilabel", type=Path, metavar="PYTHON", help="of an environment that has distilabel")
+    parser.add_argument("--check", action="store_true", help="end with 1 where a bar is missed")
     arguments = parser.parse_args()
     sampling = Sampling(temperature=arguments.temperature, top_p=0.9, max_tokens=arguments.max_tokens)
     try:
@@ -67,8 +68,24 @@ def main() -> None:
     ways = {name: way(name, backend, sampling, arguments) for name in arguments.engines}
     prompts = [prompt.messages for path, kind in PROMPTS for prompt in load_prompts(path, kind)]
     print(f"{backend.model}, up to {arguments.max_tokens} tokens a turn")
+    bars: list[tuple[str, float, str, float]] = []
     for count in arguments.prompts:
-        compare(count, prompts[:count], backend, {name: one for name, one in ways.items() if one}, arguments)
+        found = compare(count, prompts[:count], backend, {name: one for name, one in ways.items() if one}, arguments)
+        bars += wanted(count, found)
+    verdict(bars, arguments.check)
+
+
+def wanted(count: int, speeds: dict[str, float]) -> list[tuple[str, float, str, float]]:
+    """The bars of what was run: pure torch against plain, and our faster engine against openvino at its best."""
+    bars = []
+    if {"plain", "kept"} <= speeds.keys():
+        bars.append((f"{count} prompts, kept over plain", speeds["kept"] / speeds["plain"], ">=", 2.0))
+    if {"kept", "openvino", "openvino-cache"} <= speeds.keys():
+        ours = max(speeds["kept"], speeds["openvino"])
+        bars.append(
+            (f"{count} prompts, ours over openvino with its prefix cache", ours / speeds["openvino-cache"], ">=", 1)
+        )
+    return bars
 
 
 def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespace) -> Answering | None:
@@ -132,7 +149,8 @@ def three_turns(answer: Answering, prompts: Sequence[Dialogue]) -> list[list[tup
 
 def compare(
     count: int, prompts: Sequence[Dialogue], backend: Any, ways: dict[str, Answering], arguments: argparse.Namespace
-) -> None:
+) -> dict[str, float]:
+    """Prints a table and returns tokens/s by the clock of each engine."""
     speeds: dict[str, tuple[float, float]] = {}
     counts: dict[str, list[list[tuple[int, int]]]] = {}
     times: dict[str, tuple[float, float]] = {}
@@ -169,6 +187,7 @@ def compare(
                 f"({rate:.0f} GFLOP/s, {memory:.1f} GB/s; least {least:.1f} s, took {took:.1f} s)",
                 flush=True,
             )
+    return {name: wall for name, (wall, _) in speeds.items()}
 
 
 def _distilabel(

@@ -5,7 +5,8 @@
 The first pairs of the file train, the last are held out. Beside the model stand what needs none, "the shorter answer
 wins", and what needs no training of it: a logistic regression on the difference of the two answers' last hidden states
 in the untrained model, its penalty chosen by five folds of the training pairs. `--members` trains an ensemble, whose
-members' figures are printed, too. Pairs longer than `--max-length` tokens are counted, not cut.
+members' figures are printed, too. Pairs longer than `--max-length` tokens are counted, not cut. With `--head probe` the
+model begins with a linear probe of its own training pairs, whose figures on the same held-out pairs are printed.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=312)
     parser.add_argument("--max-length", type=int, default=768)
     parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--head", choices=("zero", "probe"), default="zero")
     parser.add_argument("--trl", nargs="*", default=[], help="fields of trl.RewardConfig")
     parser.add_argument("--lora", nargs="*", help="fields of peft.LoraConfig; a full fine-tune without this")
     parser.add_argument("--keep", type=Path, help="where to leave the model")
@@ -131,6 +133,7 @@ def main() -> None:
             model=model,
             output=arguments.keep or Path(folder) / "pm",
             seed=arguments.seed,
+            head=arguments.head,
             committee=Committee(arguments.members) if arguments.members > 1 else None,
             trl={"max_length": arguments.max_length, **settings},
             lora=lora,
@@ -141,9 +144,14 @@ def main() -> None:
     print(f"{result.rows} training pairs, {result.steps} steps, {seconds:.0f} s; {len(result.failures)} pairs too long")
     print(f"{'held out':28}    n  accuracy               calibration error")
     print(shown("shorter answer", agreement(shorter, [1.0] * len(test))).rsplit("   ", 1)[0])
-    print(shown("linear probe", probe(model, train, test)))
+    if arguments.head == "zero":
+        print(shown("linear probe", probe(model, train, test)))
+    elif result.probe is not None:
+        print(shown("linear probe, its first head", result.probe))
     print(shown("preference model", result.heldout))
     for k, member in enumerate(result.members):
+        if member.probe is not None:
+            print(shown(f"  member {k}, first head", member.probe))
         print(shown(f"  member {k} alone", member.heldout))
 
 

@@ -85,6 +85,7 @@ def pm_result(rows: int) -> PreferenceModelResult:
         model=PM,
         by_source=(NamedAgreement(name="human:<script>`|.jsonl", agreement=_agreement(4, 3)),),
         by_principle=(NamedAgreement(name="kind@1.0.0", agreement=_agreement(0, 0)),),
+        probe=_agreement(40, 17),
     )
 
 

@@ -48,6 +48,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other.yaml").write_text((folder / "model.yaml").read_text().replace("0.85", "0.7"))
     people = [{"prompt": f"Human {i}", "chosen": f"sorry no {i}", "rejected": f"yes {i}"} for i in range(12)]
     people += [{"prompt": "Prompt red 2", "chosen": "sorry", "rejected": "yes"}]  # a held-out prompt of the run
+    # longer than a preference model reads by default: no arm is to count on them
+    people += [{"prompt": f"Long {i}", "chosen": "sorry " * 520, "rejected": "yes"} for i in range(6)]
     (folder / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in people))
     others = [{"prompt": f"Other {i}", "chosen": f"sorry no {i}", "rejected": f"yes {i}"} for i in range(6)]
     (folder / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))

@@ -57,7 +57,7 @@ def pm(outcome: RunOutcome) -> StageResult:
 
 def test_preferences_of_people_alone(recipe: Path, tmp_path: Path) -> None:
     sources = "[{path: pairs.jsonl, weight: 2}, {path: measured.jsonl, weight: 0}]"
-    out = run(recipe, tmp_path / "run", *SETS, "stages=[pm]", f"pm={{human: {sources}, {TRL}}}")
+    out = run(recipe, tmp_path / "run", *SETS, "stages=[pm]", f"pm={{human: {sources}, head: probe, {TRL}}}")
     stage = pm(out)
     train, held = stage.read("rows.jsonl", PreferenceRow), stage.read("heldout.jsonl", PreferenceRow)
     assert {row.origin for row in train} == {"human:pairs.jsonl"} and {row.weight for row in train} == {2.0}
@@ -69,6 +69,7 @@ def test_preferences_of_people_alone(recipe: Path, tmp_path: Path) -> None:
     assert len(train) + len(by_origin["human:pairs.jsonl"]) == 12
     result = PreferenceModelResult.model_validate_json((stage.folder / "result.json").read_text())
     assert {s.name: s.agreement.n for s in result.by_source} == {name: len(rows) for name, rows in by_origin.items()}
+    assert result.probe is not None and result.probe.n == result.heldout.n == len(held)
     row = train[0]
     assert row.preference_id in {p.id for p in stage.read("preferences.jsonl", Preference)}
     assert row.comparison_id in {c.id for c in stage.read("comparisons.jsonl", Comparison)}
@@ -129,7 +130,7 @@ def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path,
 def test_settings_that_are_not_used_leave_no_mark(recipe: Path) -> None:
     before = {"contrast": 0.0, "heldout": 0.2, "trl": {}}
     assert PmSettings().model_dump(mode="json") == before == load_recipe(recipe).pm.model_dump(mode="json")
-    assert digest(PmSettings(margin=0.0).model_dump(mode="json")) == digest(before)
+    assert digest(PmSettings(margin=0.0, head="zero").model_dump(mode="json")) == digest(before)
     assert PmSettings(margin=1.0).model_dump(mode="json") == {**before, "margin": 1.0}
 
 
@@ -162,6 +163,30 @@ def test_dpo_without_peoples_preferences_keeps_its_key_and_its_files(recipe: Pat
     stage = rl(run(recipe, tmp_path / "run", *SETS, stages, DPO))
     assert set(stage.manifest.settings) == {"settings", "seed", "heldout"} and set(stage.manifest.inputs) == {"label"}
     assert not {"rows.jsonl", "comparisons.jsonl"} & set(stage.manifest.outputs)
+
+
+@pytest.mark.parametrize("algorithm", ["pm", "dpo"])
+def test_rows_that_are_counted_are_read_whole(recipe: Path, tmp_path: Path, algorithm: str) -> None:
+    pairs = [{"prompt": f"Q {i}", "chosen": "yes " * (1 + 200 * (i % 2)), "rejected": "no"} for i in range(16)]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    people = f"heldout: 0.1, human: [{{path: {path}}}]"
+    trl = "trl: {max_steps: 1, learning_rate: 0.01, max_length: 100}"
+    if algorithm == "dpo":
+        stages = "stages=[revise, sample, gate, judge, label, rl]"
+        sets = [stages, f"rl={{algorithm: dpo, {trl}}}"]
+    else:
+        sets, people = ["stages=[pm]"], f"{people}, {trl}"
+    out = run(recipe, tmp_path / "run", *SETS, *sets, f"pm={{rows: {{ai: 0, human: 6}}, {people}}}")
+    stage = pm(out) if algorithm == "pm" else rl(out)
+    rows = stage.read("rows.jsonl", PreferenceRow)
+    assert len(rows) == json.loads((stage.folder / "result.json").read_text())["rows"] == 6
+    assert {len(row.chosen) for row in rows} == {4}
+    assert stage.manifest.failures["too_long"] >= 1  # those that were passed over
+    with pytest.raises(
+        TrainingError, match=r"rows of human preferences wanted, 1[0-6] there are.*, \d of them not read"
+    ):
+        run(recipe, tmp_path / "run", *SETS, *sets, f"pm={{rows: {{ai: 0, human: 10}}, {people}}}")
 
 
 def test_as_many_rows_as_are_asked_for_or_none(recipe: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def _pm(policy: Path, committee: Committee | None = None, **common: Any) -> Any:
 
 
 def _ensemble(policy: Path, **common: Any) -> Any:
-    return _pm(policy, Committee(members=2), **common)
+    return _pm(policy, Committee(members=2), head="probe", **common)
 
 
 def _dpo(policy: Path, **common: Any) -> Any:

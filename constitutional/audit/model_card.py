@@ -147,7 +147,8 @@ def _evaluation(step: str, figures: ReportFigures) -> list[str]:
     if step == "pm" and figures.preference_model:
         pm = figures.preference_model
         whole = NamedAgreement(name="held-out labels", agreement=pm.heldout)
-        return [_agreement(part) for part in (whole, *pm.by_source, *pm.by_principle)]
+        first = [NamedAgreement(name="first head, before training", agreement=pm.probe)] if pm.probe else []
+        return [_agreement(part) for part in (whole, *first, *pm.by_source, *pm.by_principle)]
     lines = []
     if step == "rl" and figures.rl:
         rl = figures.rl

@@ -39,6 +39,7 @@ from constitutional.pipeline.judging_steps import gate_step, load_gate
 from constitutional.pipeline.jury import MODEL
 from constitutional.pipeline.preference_rows import human_comparisons, preference_rows
 from constitutional.pipeline.preflight import check_models
+from constitutional.pipeline.readable import unread
 from constitutional.pipeline.shared import share
 from constitutional.runs import StageResult, open_run, write_atomic
 from constitutional.runs.logs import read_rows
@@ -248,7 +249,8 @@ def _rows(
     room: dict[System, int] = {}
     for arm in chosen:
         own = arm_inputs(inputs, steps, arm, None)
-        found = preference_rows(own, {} if arm == "rlhf" else label, human_comparisons(own)).train
+        rows, why = preference_rows(own, {} if arm == "rlhf" else label, human_comparisons(own)).train, unread(own)
+        found = [row for row in rows if why(row) is None]
         people = sum(row.source == "human" for row in found)
         ai = len(found) - people
         room[arm] = {"rlhf": people, "rlaif": ai, "hybrid": 2 * min(people, ai)}[arm]

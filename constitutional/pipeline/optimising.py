@@ -30,13 +30,13 @@ def rl_inputs(ctx: Context, done: Done) -> dict[str, StageResult]:
     return {name: done[name] for name in (*names, *(["sft"] if "sft" in done else []))}
 
 
-def rl_key(ctx: Context) -> dict[str, object]:
+def rl_key(ctx: Context, done: Done) -> dict[str, object]:
     """What the stage's result depends on besides its inputs."""
     settings = ctx.recipe.rl
     said = {name: value for name, value in settings.model_dump(mode="json").items() if name != "report_to"}
     key: dict[str, object] = {"settings": said, "seed": ctx.recipe.seed}
     if settings.algorithm == "dpo":
-        return {**key, **preferences_key(ctx, human_comparisons(ctx))}
+        return {**key, **preferences_key(ctx, done, human_comparisons(ctx))}
     prompts = ctx.prompts_key(rl_prompts(ctx))
     return {
         **key,

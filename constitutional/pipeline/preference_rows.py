@@ -13,6 +13,7 @@ from constitutional.errors import TrainingError
 from constitutional.feedback.label import opinions
 from constitutional.pipeline.context import Done
 from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.readable import unread
 from constitutional.prompts import load_pairs
 from constitutional.records import Comparison, Failure, Judgment, Preference, short_digest
 from constitutional.settings import RowSettings
@@ -44,6 +45,13 @@ class PreferenceRows:
     comparisons: list[Comparison] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    """Preference ids of rows that would have been chosen, had they been read whole."""
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What a stage's key holds of the choice: nothing where all that were chosen first are read whole."""
+        return {"passed_over": short_digest(self.passed_over)} if self.passed_over else {}
 
 
 def human_comparisons(ctx: Inputs) -> list[HumanComparison]:
@@ -94,7 +102,7 @@ def preference_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -
             sides[short_digest([m.model_dump() for m in comparison.messages])] = comparison.prompt_id in measured
         _label_rows(ctx, done, rows, labels, comparisons, measured)
     _human_rows(ctx, rows, human, sides)
-    _take(rows, settings.rows)
+    _take(rows, settings.rows, ctx)
     if settings.conditioned and not any(row.principles for row in rows.train):
         raise TrainingError("pm.conditioned: no principle's opinion to train on (the labels are not the judge's)")
     if not rows.train or not rows.heldout:
@@ -123,36 +131,49 @@ def policy_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> Pr
         comparison = comparisons[label.comparison_id]
         if comparison.prompt_id not in measured:
             rows.train.append(_row(comparison, label, "ai" if label.judgment_ids else "provenance", 1.0, None))
-    _take(rows, settings.rows)
+    _take(rows, settings.rows, ctx)
     if not rows.train:
         raise TrainingError(f"rl: no labelled comparison to train on ({len(labels)} held out)")
     return rows
 
 
-def preferences_key(ctx: Inputs, human: Sequence[HumanComparison]) -> dict[str, object]:
+def preferences_key(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> dict[str, object]:
     """What the key of a stage that learns from `policy_rows` holds of them besides the label step."""
     settings = ctx.recipe.pm
     key: dict[str, object] = {"heldout": settings.heldout}
     if human:
         key["human"] = short_digest([[item.comparison.id, item.weight] for item in human])
         key["ai_weight"] = settings.ai_weight
-    return {**key, **({"rows": settings.rows.model_dump()} if settings.rows else {})}
+    if settings.rows:
+        key |= {"rows": settings.rows.model_dump(), **policy_rows(ctx, done, human).key}
+    return key
 
 
-def _take(rows: PreferenceRows, wanted: RowSettings | None) -> None:
-    """Leaves as many training rows of each source as wanted.
+def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs) -> None:
+    """Leaves as many training rows of each source as wanted, all of them such as are read whole.
 
     Raises:
         TrainingError: there are fewer.
     """
     if wanted is None:
         return
+    why = unread(ctx)
     kept: set[str] = set()
     for name, count, human in (("labels", wanted.ai, False), ("human preferences", wanted.human, True)):
-        own = sorted(row.preference_id for row in rows.train if (row.source == "human") == human)
-        if len(own) < count:
-            raise TrainingError(f"pm.rows: {count} rows of {name} wanted, {len(own)} there are to train on")
-        kept.update(own[:count])
+        own = sorted((row for row in rows.train if (row.source == "human") == human), key=lambda row: row.preference_id)
+        taken: list[str] = []
+        for row in own:
+            if len(taken) == count:
+                break
+            if (reason := why(row)) is None:
+                taken.append(row.preference_id)
+            else:
+                rows.failures.append(reason)
+                rows.passed_over.append(row.preference_id)
+        if len(taken) < count:
+            unfit = f", {len(own) - len(taken)} of them not read whole" if len(taken) < len(own) else ""
+            raise TrainingError(f"pm.rows: {count} rows of {name} wanted, {len(own)} there are to train on{unfit}")
+        kept.update(taken)
     rows.train = [row for row in rows.train if row.preference_id in kept]
 
 

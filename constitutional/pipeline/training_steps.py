@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
 from constitutional.pipeline.preference_rows import conditions, human_comparisons, policy_rows, preference_rows
+from constitutional.pipeline.readable import weights_of
 from constitutional.processes import leads
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
 from constitutional.runs import Stage, StageResult
@@ -38,7 +38,7 @@ def sft_step(ctx: Context, done: Done, number: int) -> StageResult:
     ctx.begin_training("sft", number, done)
     result = train_sft(
         rows,
-        model=_weights_of(ctx.spec("policy")),
+        model=weights_of(ctx.spec("policy")),
         output=stage.folder / MODEL_NAMES["sft"],
         seed=ctx.recipe.seed,
         trl=settings.trl,
@@ -85,6 +85,7 @@ def sft_rows(ctx: Context, revisions: list[Revision], answers: list[Answer]) -> 
 def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Soft labels, people's preferences → preference model, started from SL-CAI (rows.jsonl, heldout.jsonl, pm/)."""
     settings, human = ctx.recipe.pm, human_comparisons(ctx)
+    counted = preference_rows(ctx, done, human) if settings.rows else None  # what is passed over is part of the key
     asked = conditions(ctx) if settings.conditioned else []
     stage = ctx.folder.stage(
         number,
@@ -94,12 +95,13 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
             "seed": ctx.recipe.seed,
             **({"human": short_digest([item.comparison.id for item in human])} if human else {}),
             **({"conditions": [[c.principle, c.text] for c in asked]} if asked else {}),
+            **(counted.key if counted else {}),
         },
         {name: done[name] for name in ("label", "sft") if name in done},
     )
     if (finished := stage.result()) is not None:
         return finished
-    rows = preference_rows(ctx, done, human)
+    rows = counted or preference_rows(ctx, done, human)
     files: dict[str, Sequence[Record]] = {"rows.jsonl": rows.train, "heldout.jsonl": rows.heldout}
     cited: dict[str, Sequence[Record]] = {"comparisons.jsonl": rows.comparisons, "preferences.jsonl": rows.preferences}
     files |= {name: records for name, records in cited.items() if records}
@@ -111,12 +113,13 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
     result = train_preference_model(
         rows.train,
         rows.heldout,
-        model=_weights_of(ctx.trained(done, "sft")),
+        model=weights_of(ctx.trained(done, "sft")),
         output=stage.folder / MODEL_NAMES["pm"],
         seed=ctx.recipe.seed,
         opinions=rows.opinions,
         conditions=asked,
         margin=settings.margin,
+        head=settings.head,
         committee=Committee(**settings.ensemble.model_dump()) if settings.ensemble else None,
         trl=settings.trl,
         lora=settings.lora.model_dump() if settings.lora else None,
@@ -132,13 +135,13 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
 def rl_step(ctx: Context, done: Done, number: int) -> StageResult:
     """Prompts and a reward, or labelled comparisons → RL-CAI (rewards.jsonl, result.json, rl-cai/)."""
     settings = ctx.recipe.rl
-    stage = ctx.folder.stage(number, "rl", rl_key(ctx), rl_inputs(ctx, done))
+    stage = ctx.folder.stage(number, "rl", rl_key(ctx, done), rl_inputs(ctx, done))
     if (finished := stage.result()) is not None:
         return finished
     rewards: list[RewardRow] = []
     probes: list[Record] = []
     common: dict[str, Any] = {
-        "policy": _weights_of(ctx.trained(done, "sft")),
+        "policy": weights_of(ctx.trained(done, "sft")),
         "output": stage.folder / MODEL_NAMES["rl"],
         "seed": ctx.recipe.seed,
         "lora": settings.lora.model_dump() if settings.lora else None,
@@ -181,18 +184,6 @@ def _unrewarded(rows: Iterable[RewardRow]) -> list[Failure]:
             message = f"step {row.step}: {errors[0]}"
             failures.append(Failure(item_id=row.prompt_id, stage="rl", kind="unrewarded", message=message))
     return failures
-
-
-def _weights_of(spec: str) -> Path:
-    """The model folder behind a spec; a scripted or openvino model cannot be trained."""
-    kind, _, rest = spec.partition(":")
-    if kind == "embedded":
-        from constitutional.backends.embedded import converted_folder
-
-        return converted_folder(rest)
-    if kind == "local":
-        return Path(rest)
-    raise TrainingError(f"{spec} cannot be trained: a policy is local: or embedded:")
 
 
 def _write_rows(stage: Stage, name: str, rows: Iterable[Record]) -> None:

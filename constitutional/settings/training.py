@@ -55,7 +55,8 @@ class EnsembleSettings(Record):
 class RowSettings(Record):
     """How many preference rows are trained on, exactly: of the run's own labels, and of people's preferences.
 
-    Those of lowest id are taken, a draw by content; with fewer there, training does not begin.
+    Those of lowest id are taken, a draw by content, without such as are longer than what is trained reads; with fewer
+    there, training does not begin.
     """
 
     ai: Annotated[int, Field(ge=0)]
@@ -74,7 +75,8 @@ class PmSettings(Record):
     the weight of the run's own labels beside them; 0 only measures. `rows` holds how many rows of each are trained on;
     None takes all. `margin` is the log-odds by which a certain label should win. `conditioned` trains on every
     principle's own opinions, with its text behind the answer, so that principles and their weights can change at RL
-    time.
+    time. `head: probe` begins with the line through the untrained model's last hidden states that fits the labels,
+    instead of with zeros.
     """
 
     contrast: Annotated[float, Field(ge=0)] = 0.0
@@ -83,6 +85,7 @@ class PmSettings(Record):
     ai_weight: Annotated[float, Field(ge=0)] = 1.0
     margin: Annotated[float, Field(ge=0)] = 0.0
     conditioned: bool = False
+    head: Literal["zero", "probe"] = "zero"
     ensemble: EnsembleSettings | None = None
     rows: RowSettings | None = None
     lora: LoraSettings | None = None
@@ -97,7 +100,7 @@ class PmSettings(Record):
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Settings of recipes that use none of the later ones are written, and digested, as before there were any."""
-        later = ("human", "ai_weight", "margin", "conditioned", "ensemble", "rows", "lora")
+        later = ("human", "ai_weight", "margin", "conditioned", "head", "ensemble", "rows", "lora")
         fields = type(self).model_fields
         absent = {name for name in later if getattr(self, name) == fields[name].default}
         return {name: value for name, value in handler(self).items() if name not in absent}

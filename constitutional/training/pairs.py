@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from constitutional.records import Failure
+from constitutional.records import Failure, short_digest
 from constitutional.training.pm_folder import answered
 from constitutional.training.rows import PreferenceRow
 from constitutional.training.soft_reward import COLUMN, WEIGHT
@@ -26,8 +26,7 @@ def tokenised_pairs(
     pairs: list[Pair] = []
     failures = []
     for row in rows:
-        chosen = dialogue_ids(tokenizer, answered(row.messages, row.chosen, row.principle_text))
-        rejected = dialogue_ids(tokenizer, answered(row.messages, row.rejected, row.principle_text))
+        chosen, rejected = side_ids(row, tokenizer)
         longest = max(len(chosen), len(rejected))
         if longest > max_length:
             message = f"{longest} tokens, more than max_length {max_length}"
@@ -38,6 +37,7 @@ def tokenised_pairs(
             "rejected_ids": rejected,
             COLUMN: row.probability,
             "preference_id": row.preference_id,
+            "conversation": short_digest([message.model_dump() for message in row.messages]),
             "origin": row.origin,
             "principles": list(row.principles),
             WEIGHT: row.weight,
@@ -47,6 +47,12 @@ def tokenised_pairs(
     for pair in pairs:
         pair[WEIGHT] /= mean
     return pairs, failures
+
+
+def side_ids(row: PreferenceRow, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids of a row's conversation with the chosen answer, and with the rejected one."""
+    chosen, rejected = (answered(row.messages, text, row.principle_text) for text in (row.chosen, row.rejected))
+    return dialogue_ids(tokenizer, chosen), dialogue_ids(tokenizer, rejected)
 
 
 def bootstrap(pairs: Sequence[Pair], seed: int) -> list[Pair]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 from trl import RewardConfig
@@ -27,7 +27,8 @@ from constitutional.training.pm_folder import (
     Ensemble,
     Rule,
 )
-from constitutional.training.rows import MemberResult, PreferenceModelResult, PreferenceRow
+from constitutional.training.probe import Probe, features, probe, set_head
+from constitutional.training.rows import Agreement, MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
 from constitutional.training.session import bare_model, in_parts, save, train, training_session
 from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, object] = {
 RELOAD_TOLERANCE = 1e-4
 ROUNDED = 2**-5
 """Share of the largest score by which a model in parts may differ from the saved one: its layers compute in 16 bits."""
+Head = Literal["zero", "probe"]
 PROBED = 256
 """Training pairs from which a member's mean score is taken."""
 
@@ -68,6 +70,7 @@ class _Trained(Record):
     train_loss: float
     model: str
     offset: float
+    probe: Agreement | None = None
 
 
 def train_preference_model(
@@ -80,6 +83,7 @@ def train_preference_model(
     opinions: Sequence[PreferenceRow] = (),
     conditions: Sequence[Condition] = (),
     margin: float = 0.0,
+    head: Head = "zero",
     committee: Committee | None = None,
     trl: Settings | None = None,
     lora: Settings | None = None,
@@ -100,6 +104,7 @@ def train_preference_model(
         opinions: held-out comparisons labelled under one principle each, to measure by principle.
         conditions: the principles a principle-conditioned model answers under unless it is asked under others.
         margin: log-odds by which a certain label should win; see `tokenised_pairs`.
+        head: what the head begins as, zeros or a linear probe of the untrained model (`training.probe`).
         committee: train an ensemble, each member on a bootstrap of the rows; one model on all of them when None.
         trl: fields of `trl.RewardConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
@@ -122,6 +127,7 @@ def train_preference_model(
         measured, unmeasured = tokenised_pairs(heldout, tokenizer, limit)
         by_principle, _ = tokenised_pairs(opinions, tokenizer, limit)  # of comparisons that are in heldout, too
         seeds = [seed_for(seed, "pm-member", k) % 2**31 for k in range(committee.members)] if committee else [seed]
+        known = features(model, [*pairs, *measured], pad=tokenizer.pad_token_id) if head == "probe" else None
         trained = []
         for k, own in enumerate(seeds):
             part = folder / f"member-{k}" if committee else folder
@@ -129,13 +135,16 @@ def train_preference_model(
             kept = checkpoints.under(part.name) if checkpoints and committee else checkpoints
             one = finished_member(kept, part, _Trained) if committee else None
             if one is None:
+                drawn, args = bootstrap(pairs, own) if committee else pairs, prepare(part, fixed={"seed": own})
+                centre = args.center_rewards_coefficient or 0.0
                 one = _train_one(
-                    bootstrap(pairs, own) if committee else pairs,
+                    drawn,
                     (measured or pairs)[:8],
+                    fitted=probe(known, drawn, measured, centre=centre) if known is not None else None,
                     centred_on=pairs[:PROBED] if committee else [],
                     start=model,
                     tokenizer=tokenizer,
-                    args=prepare(part, fixed={"seed": own}),
+                    args=args,
                     peft=lora_config(lora, "SEQ_CLS"),
                     on_log=_as_one_run(on_log, k, len(seeds)),
                     checkpoints=kept,
@@ -164,8 +173,15 @@ def train_preference_model(
         model=saved.model,
         by_source=agreement_by([pair["origin"] for pair in measured], margins[: len(measured)], labels),
         by_principle=agreement_by(principles, margins[len(measured) :], [pair[COLUMN] for pair in by_principle]),
+        probe=None if committee else trained[0].probe,
         members=tuple(
-            MemberResult(model=one.model, seed=own, train_loss=one.train_loss, heldout=agreement(found, labels))
+            MemberResult(
+                model=one.model,
+                seed=own,
+                train_loss=one.train_loss,
+                heldout=agreement(found, labels),
+                probe=one.probe,
+            )
             for one, own, found in zip(trained, seeds, own_margins, strict=False)
         ),
     )
@@ -175,6 +191,7 @@ def _train_one(
     pairs: Sequence[Pair],
     probed: Sequence[Pair],
     *,
+    fitted: Probe | None,
     centred_on: Sequence[Pair],
     start: str | Path,
     tokenizer: Any,
@@ -185,7 +202,7 @@ def _train_one(
 ) -> _Trained:
     """Trains one model, saves it in `args.output_dir` and opens it again; it must score `probed` as it did before.
 
-    Its offset is its mean score on `centred_on`.
+    Its head begins as `fitted`, or as zeros. Its offset is its mean score on `centred_on`.
     """
     columns = ["chosen_ids", "rejected_ids", COLUMN, *(["margin"] if "margin" in pairs[0] else [])]
     if any(pair[WEIGHT] != 1 for pair in pairs):
@@ -199,7 +216,7 @@ def _train_one(
         callbacks=[watch],
         peft_config=peft,
     )
-    start_undecided(trainer.model)
+    set_head(trainer.model, fitted.weights if fitted is not None else [0.0])
     steps, weights = train(trainer, checkpoints)
     live, folder = bare_model(trainer), Path(args.output_dir)
     probe = _sides(probed)
@@ -214,18 +231,8 @@ def _train_one(
         train_loss=watch.train_loss,
         model=saved.model,
         offset=sum(common) / len(common) if common else 0.0,
+        probe=fitted.heldout if fitted is not None else None,
     )
-
-
-def start_undecided(network: Any) -> None:
-    """Sets a new head to zero: every answer scores 0 until the labels say otherwise.
-
-    A random head has opinions of its own, larger than the differences that soft labels near one half ask for: on 60
-    rows a run mostly unlearns it (docs/LOG.md).
-    """
-    for name, parameter in network.named_parameters():
-        if "score" in name.split("."):  # under LoRA its wrapper's two copies, too
-            parameter.data.zero_()
 
 
 def _write_ensemble(folder: Path, committee: Committee, trained: Sequence[_Trained]) -> None:

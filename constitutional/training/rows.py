@@ -177,12 +177,17 @@ class NamedAgreement(Record):
 
 
 class MemberResult(Record):
-    """One member of an ensemble, measured alone."""
+    """One member of an ensemble, measured alone; `probe` is what its first head alone agreed with."""
 
     model: str
     seed: int
     train_loss: float
     heldout: Agreement
+    probe: Agreement | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return without_absent(self, handler(self), ("probe",))
 
 
 class PreferenceModelResult(Record):
@@ -190,7 +195,8 @@ class PreferenceModelResult(Record):
 
     `by_source` parts the held-out rows by where their labels come from, human data sets by name; `by_principle` asks
     of each principle whether the model agrees with its own opinions. Of an ensemble `heldout` is the agreement of the
-    combined score, `steps` are those of all members, `train_loss` is their mean.
+    combined score, `steps` are those of all members, `train_loss` is their mean. `probe` is the agreement of the
+    first head before training, where it was fitted: what training is to beat.
     """
 
     rows: int
@@ -204,10 +210,11 @@ class PreferenceModelResult(Record):
     by_source: tuple[NamedAgreement, ...] = ()
     by_principle: tuple[NamedAgreement, ...] = ()
     members: tuple[MemberResult, ...] = ()
+    probe: Agreement | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return without_absent(self, handler(self), ("by_source", "by_principle", "members"))
+        return without_absent(self, handler(self), ("by_source", "by_principle", "members", "probe"))
 
 
 class RlResult(Record):

@@ -26,6 +26,9 @@ LITTLE = 8
 """A tree ends before a sequence that shares less than one in so many of its tokens. These are computed again, but
 attention, which is computed between all tokens of a tree, gets smaller."""
 
+_States = tuple[list[tuple[int, ...]], torch.Tensor]
+"""Sequences, and the last hidden state of each."""
+
 WORTH = 0.8
 """Share of all tokens that are distinct below which trees are faster than padded batches."""
 
@@ -74,21 +77,51 @@ def _takes_trees(network: Any) -> bool:
     )
 
 
-@torch.inference_mode()
+def last_states(network: Any, sequences: Sequence[Sequence[int]], *, pad: int) -> torch.Tensor:
+    """The last token's hidden state of each sequence, (sequences, width) float32: what the head of a classifier reads.
+
+    Args:
+        network: a sequence classifier in evaluation mode whose weights are all here.
+        sequences: token ids; none empty.
+        pad: the id the classifier looks past at the end of a sequence.
+    """
+    distinct = sorted({tuple(ids) for ids in sequences})
+    trees = _takes_trees(network) and distinct_share(distinct) < WORTH
+    found = _tree_states(network, distinct, pad) if trees else _lone_states(network, distinct, pad)
+    states = {ids: row for group, rows in found for ids, row in zip(group, rows.float().cpu(), strict=True)}
+    return torch.stack([states[tuple(ids)] for ids in sequences])
+
+
 def _score_trees(network: Any, ordered: Sequence[tuple[int, ...]], pad: int) -> dict[tuple[int, ...], float]:
     scores: dict[tuple[int, ...], float] = {}
+    for group, states in _tree_states(network, ordered, pad):
+        with torch.inference_mode():
+            values = network.score(states)[:, 0].float()
+        scores.update(zip(group, values.tolist(), strict=True))
+    return scores
+
+
+def _tree_states(network: Any, ordered: Sequence[tuple[int, ...]], pad: int) -> Iterator[_States]:
     device = network.device
     for pack, last in _trees(ordered, pad):
         plain = pack.parent == list(range(-1, len(pack.parent) - 1))  # one sequence: the model's own causal mask
-        hidden = network.base_model(
-            input_ids=torch.tensor([pack.tokens], device=device),
-            position_ids=torch.tensor([pack.depth], device=device),
-            attention_mask=None if plain else tree_mask(pack.parent).to(device),
-            use_cache=False,
-        ).last_hidden_state[0]
-        values = network.score(hidden[torch.tensor(list(last.values()), device=device)])[:, 0].float()
-        scores.update(zip(last, values.tolist(), strict=True))
-    return scores
+        with torch.inference_mode():
+            hidden = network.base_model(
+                input_ids=torch.tensor([pack.tokens], device=device),
+                position_ids=torch.tensor([pack.depth], device=device),
+                attention_mask=None if plain else tree_mask(pack.parent).to(device),
+                use_cache=False,
+            ).last_hidden_state[0]
+            states = hidden[torch.tensor(list(last.values()), device=device)]
+        yield list(last), states
+
+
+def _lone_states(network: Any, sequences: Sequence[tuple[int, ...]], pad: int) -> Iterator[_States]:
+    for ids in sequences:
+        last = max((i for i, token in enumerate(ids) if token != pad), default=0)
+        with torch.inference_mode():
+            hidden = network.base_model(input_ids=torch.tensor([ids], device=network.device), use_cache=False)
+        yield [ids], hidden.last_hidden_state[0, last : last + 1]
 
 
 def _trees(ordered: Sequence[tuple[int, ...]], pad: int) -> Iterator[tuple[Pack, dict[tuple[int, ...], int]]]:

@@ -1,0 +1,168 @@
+"""A preference model's first head: the line through the untrained model's last hidden states that fits the labels.
+
+Linear probing before fine-tuning (Kumar et al. 2022, "Fine-tuning can distort pretrained features", section 3): a head
+that is fitted first keeps the first steps from bending the features towards a head that knows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+from transformers import AutoModelForSequenceClassification
+
+from constitutional.processes import leads, processes
+from constitutional.records import Record
+from constitutional.training.agreement import agreement
+from constitutional.training.pairs import Pair
+from constitutional.training.resuming import quiet
+from constitutional.training.rows import Agreement
+from constitutional.training.scoring import last_states
+from constitutional.training.soft_reward import COLUMN, WEIGHT
+
+Floats = NDArray[np.float64]
+Features = Mapping[str, Floats]
+"""Last hidden states of chosen and rejected, (2, width), by the pair's preference id."""
+
+PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
+"""Ridge penalties to choose from, in units of one pair's loss; features are scaled to differences of size 1 before."""
+
+FOLDS = 5
+
+
+class Probe(Record):
+    """A fitted head: a weight a feature, the penalty its folds chose, and its agreement with held-out labels."""
+
+    weights: tuple[float, ...]
+    penalty: float
+    heldout: Agreement
+
+
+def features(start: str | Path, pairs: Sequence[Pair], *, pad: int) -> Features:
+    """The last hidden states of both sides of pairs in an untrained model, computed by the leading process alone."""
+    if not leads():
+        return {}
+    # the first says that the head is new; silenced, it has the second say how to share out layers
+    with quiet("transformers.modeling_utils"), quiet("transformers.distributed.tensor_parallel"):
+        network = AutoModelForSequenceClassification.from_pretrained(str(start), num_labels=1, dtype=torch.float32)
+    network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    sides = [pair[side] for pair in pairs for side in ("chosen_ids", "rejected_ids")]
+    states = last_states(network, sides, pad=pad).numpy().astype(np.float64)
+    return {pair["preference_id"]: states[2 * i : 2 * i + 2] for i, pair in enumerate(pairs)}
+
+
+def probe(found: Features, pairs: Sequence[Pair], heldout: Sequence[Pair], *, centre: float) -> Probe:
+    """Fits a head to pairs, the same in every process, and measures it on others.
+
+    Args:
+        found: features of all of them.
+        pairs: to fit, maybe repeated.
+        heldout: to measure.
+        centre: coefficient of the squared sum of a pair's scores, as in training.
+    """
+    told: list[Probe | None] = [None]
+    if leads():
+        sides = np.stack([found[pair["preference_id"]] for pair in pairs])
+        weights, penalty = fit_head(
+            sides[:, 0],
+            sides[:, 1],
+            [pair[COLUMN] for pair in pairs],
+            weight=[pair[WEIGHT] for pair in pairs],
+            margin=[pair.get("margin", 0.0) for pair in pairs],
+            groups=[pair["conversation"] for pair in pairs],
+            centre=centre,
+        )
+        margins = [float(np.subtract(*found[pair["preference_id"]]) @ weights) for pair in heldout]
+        measured = agreement(margins, [pair[COLUMN] for pair in heldout])
+        told = [Probe(weights=tuple(weights.tolist()), penalty=penalty, heldout=measured)]
+    if processes() > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(told)
+    assert told[0] is not None
+    return told[0]
+
+
+def fit_head(
+    chosen: Floats,
+    rejected: Floats,
+    probability: Sequence[float],
+    *,
+    weight: Sequence[float],
+    margin: Sequence[float],
+    groups: Sequence[str],
+    centre: float,
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[Floats, float]:
+    """The head that minimises the trainer's own loss (`preference_loss`) on fixed features, with a ridge penalty.
+
+    The penalty is the one of least loss on pairs left out, in up to five folds by group; with a single group there is
+    nothing to leave out, and it is the largest.
+
+    Args:
+        chosen: (pairs, width) features of the chosen answers.
+        rejected: (pairs, width), of the rejected ones.
+        probability: of chosen being the better answer, one a pair.
+        weight: of each pair in the loss.
+        margin: log-odds taken off each difference.
+        groups: what each pair belongs to; a group is in one fold.
+        centre: coefficient of the squared sum of a pair's scores.
+        penalties: to choose from.
+
+    Returns:
+        (width,) weights of the head, and the penalty.
+    """
+    scale = np.sqrt(np.mean((chosen - rejected) ** 2, axis=0))
+    scale[scale == 0] = 1.0
+    data = [(chosen - rejected) / scale, (chosen + rejected) / scale]
+    rows = [np.asarray(column, dtype=np.float64) for column in (probability, weight, margin)]
+    order = {group: k for k, group in enumerate(sorted(set(groups)))}
+    fold = np.array([order[group] % FOLDS for group in groups])
+    folds = sorted(set(fold.tolist()))
+
+    def left_out(penalty: float) -> float:
+        total = 0.0
+        for k in folds:
+            kept, out = fold != k, fold == k
+            head = _fit([part[kept] for part in data], [row[kept] for row in rows], penalty, centre)
+            total += _loss(head, [part[out] for part in data], [row[out] for row in rows], 0.0, 0.0)[0]
+        return total
+
+    best = min(sorted(penalties, reverse=True), key=left_out) if len(folds) > 1 else max(penalties)
+    return _fit(data, rows, best, centre) / scale, best
+
+
+def _fit(data: Sequence[Floats], rows: Sequence[Floats], penalty: float, centre: float) -> Floats:
+    start = np.zeros(data[0].shape[1])
+    options = {"maxiter": 10_000, "maxfun": 10_000, "ftol": 1e-12, "gtol": 1e-7}
+    return np.asarray(
+        minimize(_loss, start, args=(data, rows, penalty, centre), jac=True, method="L-BFGS-B", options=options).x
+    )
+
+
+def _loss(
+    head: Floats, data: Sequence[Floats], rows: Sequence[Floats], penalty: float, centre: float
+) -> tuple[float, Floats]:
+    """The summed loss of pairs and its gradient; `data` are differences and sums of features."""
+    (difference, both), (probability, weight, margin) = data, rows
+    odds, sums = difference @ head - margin, both @ head
+    loss = weight @ (np.logaddexp(0, odds) - probability * odds) + centre * sums @ sums + penalty / 2 * head @ head
+    slope = difference.T @ (weight * (expit(odds) - probability)) + 2 * centre * both.T @ sums + penalty * head
+    return float(loss), slope
+
+
+def set_head(network: Any, weights: Sequence[float]) -> None:
+    """Sets the head of a one-label classifier.
+
+    A new head has opinions of its own, larger than the differences that soft labels near one half ask for: on 60 rows
+    a run mostly unlearns it (docs/LOG.md). Zeros leave every answer at 0 until the labels say otherwise.
+    """
+    for name, parameter in network.named_parameters():
+        if "score" in name.split("."):  # under LoRA its wrapper's two copies, too
+            parameter.data.copy_(torch.tensor(weights).expand(parameter.shape))
