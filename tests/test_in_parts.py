@@ -18,10 +18,9 @@ from torch import nn
 from training_tasks import preference_rows, watching
 from transformers import AutoModelForSequenceClassification
 
-from constitutional.cli import main
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, TrainingError
-from constitutional.pipeline import check_recipe
+from constitutional.pipeline import check_recipe, run_recipe
 from constitutional.pipeline.inputs import load_inputs
 from constitutional.training import launches, preference_model, rl
 from constitutional.training.guards import WeightWatch, require_finite
@@ -153,30 +152,21 @@ def recipe_of(folder: Path, step: str, *sets: str) -> tuple[Path, list[str]]:
 @pytest.mark.parametrize(
     ("step", "setting", "line"),
     [
-        ("sft", "sft={lora: {}}", launches.ADAPTERS),
-        ("pm", "pm={lora: {}}", launches.ADAPTERS),
-        ("rl", f"rl={{lora: {{}}, {CHECKED}}}", launches.ADAPTERS),
+        ("sft", "sft={lora: {}}", f"sft.lora: {launches.ADAPTERS}"),
+        ("pm", "pm={lora: {}}", f"pm.lora: {launches.ADAPTERS}"),
+        ("rl", f"rl={{lora: {{}}, {CHECKED}}}", f"rl.lora: {launches.ADAPTERS}"),
         ("rl", f"rl={{algorithm: ppo, ppo: {{critic: head}}, {CHECKED}}}", launches.PPO),
         ("rl", f"rl={{watch: {{}}, {CHECKED}}}", launches.WATCH),
     ],
 )
 def test_what_a_launch_cannot_train_is_refused_before_anything_is_written(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    variable: str,
-    step: str,
-    setting: str,
-    line: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, step: str, setting: str, line: str
 ) -> None:
     recipe, sets = recipe_of(tmp_path, step, setting)
-    given = [argument for each in sets for argument in ("--set", each)]
     monkeypatch.setenv(variable, "true")
-    monkeypatch.setattr(sys, "argv", ["constitutional", "run", str(recipe), "--out", str(tmp_path / "run"), *given])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    (told,) = capfd.readouterr().err.splitlines()
-    assert ended.value.code == 1 and told.endswith(line) and not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError) as caught:
+        run_recipe(load_recipe(recipe, sets), recipe, tmp_path / "run")
+    assert str(caught.value) == line and "\n" not in line and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
