@@ -10,6 +10,7 @@ from tiny_scorer import save_tiny_scorer
 from transformers import AutoModelForSequenceClassification
 
 from constitutional.records import assistant, user
+from constitutional.training import probe as module
 from constitutional.training.preference_loss import preference_loss
 from constitutional.training.preference_model import Committee, train_preference_model
 from constitutional.training.probe import PENALTIES, fit_head
@@ -149,6 +150,20 @@ def test_training_begins_with_the_probe(tmp_path):
     plainly = train_preference_model(train, test, model=tiny, output=tmp_path / "zero", seed=0, trl=LEAST)
     assert plainly.probe is None and '"probe"' not in plainly.to_json()
     assert plainly.train_loss > fitted.train_loss + 0.1
+
+
+def test_of_many_pairs_some_are_fitted_and_measured(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(module, "MOST", 5)
+    seen = []
+    real = module.fit_head
+    monkeypatch.setattr(module, "fit_head", lambda *args, **kwargs: seen.append(kwargs) or real(*args, **kwargs))
+    tiny = save_tiny_model(tmp_path / "tiny")
+    found = train_preference_model(
+        rows(16), rows(4, seed=1), model=tiny, output=tmp_path / "pm", seed=0, head="probe", trl=LEAST
+    )
+    assert [len(one["groups"]) for one in seen] == [4]  # every fourth
+    assert found.rows == 16 and found.probe.n == found.heldout.n == 4
 
 
 def test_every_member_of_an_ensemble_has_a_probe_of_its_own_rows(tmp_path):

@@ -127,7 +127,7 @@ def train_preference_model(
         measured, unmeasured = tokenised_pairs(heldout, tokenizer, limit)
         by_principle, _ = tokenised_pairs(opinions, tokenizer, limit)  # of comparisons that are in heldout, too
         seeds = [seed_for(seed, "pm-member", k) % 2**31 for k in range(committee.members)] if committee else [seed]
-        known = features(model, [*pairs, *measured], pad=tokenizer.pad_token_id) if head == "probe" else None
+        known = features(model, pairs, measured, pad=tokenizer.pad_token_id) if head == "probe" else None
         trained = []
         for k, own in enumerate(seeds):
             part = folder / f"member-{k}" if committee else folder

@@ -35,6 +35,9 @@ PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 
 FOLDS = 5
 
+MOST = 10_000
+"""Pairs a head is fitted on at most, and measured on, spread evenly: their features are held in memory."""
+
 
 class Probe(Record):
     """A fitted head: a weight a feature, the penalty its folds chose, and its agreement with held-out labels."""
@@ -44,10 +47,18 @@ class Probe(Record):
     heldout: Agreement
 
 
-def features(start: str | Path, pairs: Sequence[Pair], *, pad: int) -> Features:
-    """The last hidden states of both sides of pairs in an untrained model, computed by the leading process alone."""
+def features(start: str | Path, pairs: Sequence[Pair], heldout: Sequence[Pair], *, pad: int) -> Features:
+    """The last hidden states of both sides of pairs in an untrained model, computed by the leading process alone.
+
+    Args:
+        start: the model's folder.
+        pairs: to fit; of more than `MOST` as many, spread evenly.
+        heldout: to measure; likewise.
+        pad: the model's padding id.
+    """
     if not leads():
         return {}
+    pairs = [*pairs[:: -(-len(pairs) // MOST) or 1], *heldout[:: -(-len(heldout) // MOST) or 1]]
     # the first says that the head is new; silenced, it has the second say how to share out layers
     with quiet("transformers.modeling_utils"), quiet("transformers.distributed.tensor_parallel"):
         network = AutoModelForSequenceClassification.from_pretrained(str(start), num_labels=1, dtype=torch.float32)
@@ -61,13 +72,14 @@ def probe(found: Features, pairs: Sequence[Pair], heldout: Sequence[Pair], *, ce
     """Fits a head to pairs, the same in every process, and measures it on others.
 
     Args:
-        found: features of all of them.
+        found: features of those that count.
         pairs: to fit, maybe repeated.
         heldout: to measure.
         centre: coefficient of the squared sum of a pair's scores, as in training.
     """
     told: list[Probe | None] = [None]
     if leads():
+        pairs, heldout = ([pair for pair in part if pair["preference_id"] in found] for part in (pairs, heldout))
         sides = np.stack([found[pair["preference_id"]] for pair in pairs])
         weights, penalty = fit_head(
             sides[:, 0],
