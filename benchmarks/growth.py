@@ -5,8 +5,8 @@
 Real pairs of hh-rlhf's harmless test set are judged in both orders, in chunks as a run judges them: a few under 1, 4,
 16 and 64 principles, then 100, 400 and 1,600 under one. `--scale` divides the numbers of comparisons. *New tokens* are
 those that must be computed once; the last two columns should not grow. The peak is that of the process during each row,
-the model's weights included. The bars: neither processor time a new token nor memory grows by more than a tenth from the
-first row of a kind to the last.
+the model's weights included. The bars: neither processor time a new token nor memory grows by more than a tenth from
+the first row of a kind to the last.
 """
 
 from __future__ import annotations
