@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.pipeline import check_recipe, run_recipe
 from constitutional.pipeline.inputs import load_inputs
+from constitutional.pipeline.preflight import check_launch
 from constitutional.training import launches, preference_model, rl
 from constitutional.training.guards import WeightWatch, require_finite
 from constitutional.training.preference_model import train_preference_model
@@ -167,6 +169,18 @@ def test_what_a_launch_cannot_train_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError) as caught:
         run_recipe(load_recipe(recipe, sets), recipe, tmp_path / "run")
     assert str(caught.value) == line and "\n" not in line and not (tmp_path / "run").exists()
+
+
+def test_a_probe_is_refused_under_deepspeed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, sets = recipe_of(tmp_path, "pm", "pm={head: probe}")
+    inputs = load_recipe(recipe, sets)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_launch(inputs, ["pm"])
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match=re.escape(launches.PROBE)):
+        check_launch(inputs, ["pm"])
+    with pytest.raises(ConfigError, match=re.escape(launches.PROBE)):
+        train_preference_model([], [], model=tmp_path, output=tmp_path / "pm", seed=0, head="probe")
 
 
 @pytest.mark.parametrize(

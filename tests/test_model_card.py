@@ -49,6 +49,7 @@ def test_figures_are_those_of_the_result_files(run: Path) -> None:
     assert "accuracy 0.72 [" in found["pm"] and "of 40, calibration error 0.062" in found["pm"]
     assert "reward -0.250 at the first step, 0.750 at the last; KL 0.0125" not in found["pm"]
     assert "reward -0.250 at the first step, 0.750 at the last" in found["rl-cai"]
+    assert "`first head, before training`: accuracy 0.42 [" in found["pm"]  # 17 of 40
     assert "accuracy 0.75 [" in found["pm"] and "<script" in found["pm"]  # of a human file with a hostile name
     spans = [line for line in found["pm"].splitlines() if "<script" in line]
     assert all(re.match(r"- (`+).*<script.*\1:", line) for line in spans)

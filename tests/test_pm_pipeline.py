@@ -187,6 +187,12 @@ def test_rows_that_are_counted_are_read_whole(recipe: Path, tmp_path: Path, algo
         TrainingError, match=r"rows of human preferences wanted, 1[0-6] there are.*, \d of them not read"
     ):
         run(recipe, tmp_path / "run", *SETS, *sets, f"pm={{rows: {{ai: 0, human: 10}}, {people}}}")
+    if algorithm == "pm":  # its own length counts, whatever a direct method would read
+        both = [*SETS, "stages=[pm]", "rl={algorithm: dpo, trl: {max_length: 4}}"]
+        again = pm(run(recipe, tmp_path / "run", *both, f"pm={{rows: {{ai: 0, human: 6}}, {people}}}"))
+        assert again.folder == stage.folder
+        with pytest.raises(ConfigError, match=r"^trl\.max_length: expected int"):
+            run(recipe, tmp_path / "run", *both, f"pm={{rows: {{ai: 0, human: 6}}, {people.replace('100', 'true')}}}")
 
 
 def test_as_many_rows_as_are_asked_for_or_none(recipe: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fitted first head: the minimum of the trainer's own loss on fixed features, chosen without looking at its pairs."""
+"""A fitted first head: the minimum of the trainer's loss on fixed features, its penalty chosen on pairs left out."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,15 @@ from transformers import AutoModelForSequenceClassification
 
 from constitutional.records import assistant, user
 from constitutional.training import probe as module
+from constitutional.training.checkpoints import Checkpoints
+from constitutional.training.pairs import tokenised_pairs
 from constitutional.training.preference_loss import preference_loss
 from constitutional.training.preference_model import Committee, train_preference_model
-from constitutional.training.probe import PENALTIES, fit_head
+from constitutional.training.probe import PENALTIES, FirstHead, fit_head
 from constitutional.training.rows import PreferenceRow
 from constitutional.training.scorer import PreferenceModel
 from constitutional.training.scoring import last_states
+from constitutional.training.tokens import open_tokenizer
 
 LEAST = {"learning_rate": 1e-7, "num_train_epochs": 1, "gradient_accumulation_steps": 1, "bf16": False}
 
@@ -152,18 +155,43 @@ def test_training_begins_with_the_probe(tmp_path):
     assert plainly.train_loss > fitted.train_loss + 0.1
 
 
-def test_of_many_pairs_some_are_fitted_and_measured(tmp_path, monkeypatch):
+def test_of_many_pairs_those_of_lowest_id_are_fitted_and_measured(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setattr(module, "MOST", 5)
-    seen = []
+    monkeypatch.setattr(module, "BLOCK", 4)
+    fitted, told = [], []
     real = module.fit_head
-    monkeypatch.setattr(module, "fit_head", lambda *args, **kwargs: seen.append(kwargs) or real(*args, **kwargs))
-    tiny = save_tiny_model(tmp_path / "tiny")
+    monkeypatch.setattr(module, "fit_head", lambda *args, **kwargs: fitted.append(args) or real(*args, **kwargs))
+    made = [row.model_copy(update={"probability": 0.6 + 0.02 * i}) for i, row in enumerate(rows(16))]
     found = train_preference_model(
-        rows(16), rows(4, seed=1), model=tiny, output=tmp_path / "pm", seed=0, head="probe", trl=LEAST
+        made,
+        rows(7, seed=1),
+        model=save_tiny_model(tmp_path / "tiny"),
+        output=tmp_path / "pm",
+        seed=0,
+        head="probe",
+        trl=LEAST,
+        on_features=lambda done, of: told.append((done, of)),
     )
-    assert [len(one["groups"]) for one in seen] == [4]  # every fourth
-    assert found.rows == 16 and found.probe.n == found.heldout.n == 4
+    lowest = sorted(made, key=lambda row: row.preference_id)[:5]
+    assert [args[2] for args in fitted] == [[row.probability for row in lowest]]
+    assert (found.rows, found.heldout.n, found.probe.n) == (16, 7, 5)
+    assert told == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_a_head_that_was_fitted_is_not_fitted_again(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    tiny, kept = save_tiny_model(tmp_path / "tiny"), Checkpoints(tmp_path / "kept", 1)
+    pairs, _ = tokenised_pairs(rows(8), open_tokenizer(tiny), 128)
+    first = FirstHead(tiny, pairs, pairs[:2], pad=0).fit(pairs, centre=0.01, checkpoints=kept)
+
+    def never(*_args, **_kwargs):
+        raise AssertionError("features are computed again")
+
+    monkeypatch.setattr(module, "last_states", never)
+    assert FirstHead(tiny, pairs, pairs[:2], pad=0).fit(pairs, centre=0.01, checkpoints=kept) == first
+    with pytest.raises(AssertionError):
+        FirstHead(tiny, pairs, [], pad=0).fit(pairs, centre=0.01, checkpoints=None)
 
 
 def test_every_member_of_an_ensemble_has_a_probe_of_its_own_rows(tmp_path):

@@ -249,7 +249,8 @@ def _rows(
     room: dict[System, int] = {}
     for arm in chosen:
         own = arm_inputs(inputs, steps, arm, None)
-        rows, why = preference_rows(own, {} if arm == "rlhf" else label, human_comparisons(own)).train, unread(own)
+        why = unread(own, "rl" if own.recipe.rl.algorithm == "dpo" else "pm")
+        rows = preference_rows(own, {} if arm == "rlhf" else label, human_comparisons(own)).train
         found = [row for row in rows if why(row) is None]
         people = sum(row.source == "human" for row in found)
         ai = len(found) - people

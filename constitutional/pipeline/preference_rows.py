@@ -13,7 +13,7 @@ from constitutional.errors import TrainingError
 from constitutional.feedback.label import opinions
 from constitutional.pipeline.context import Done
 from constitutional.pipeline.inputs import Inputs
-from constitutional.pipeline.readable import unread
+from constitutional.pipeline.readable import Reader, unread
 from constitutional.prompts import load_pairs
 from constitutional.records import Comparison, Failure, Judgment, Preference, short_digest
 from constitutional.settings import RowSettings
@@ -87,8 +87,10 @@ def conditions(ctx: Inputs) -> list[Condition]:
     return [*named, *([Condition(principle="overall", text=OVERALL)] if overall else [])]
 
 
-def preference_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> PreferenceRows:
+def preference_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison], reader: Reader = "pm") -> PreferenceRows:
     """Rows for training and for measuring; all comparisons of one conversation land on the same side.
+
+    Where `pm.rows` counts them they are chosen from those that `reader` reads whole.
 
     Raises:
         TrainingError: one of the sides is empty, or a conditioned model finds no principle's opinion to learn from.
@@ -102,7 +104,7 @@ def preference_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -
             sides[short_digest([m.model_dump() for m in comparison.messages])] = comparison.prompt_id in measured
         _label_rows(ctx, done, rows, labels, comparisons, measured)
     _human_rows(ctx, rows, human, sides)
-    _take(rows, settings.rows, ctx)
+    _take(rows, settings.rows, ctx, reader)
     if settings.conditioned and not any(row.principles for row in rows.train):
         raise TrainingError("pm.conditioned: no principle's opinion to train on (the labels are not the judge's)")
     if not rows.train or not rows.heldout:
@@ -124,14 +126,14 @@ def policy_rows(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -> Pr
     settings = ctx.recipe.pm
     if human:
         plain = settings.model_copy(update={"conditioned": False})
-        return preference_rows(replace(ctx, recipe=ctx.recipe.model_copy(update={"pm": plain})), done, human)
+        return preference_rows(replace(ctx, recipe=ctx.recipe.model_copy(update={"pm": plain})), done, human, "rl")
     labels, comparisons, measured = _labelled(ctx, done)
     rows = PreferenceRows()
     for label in labels:
         comparison = comparisons[label.comparison_id]
         if comparison.prompt_id not in measured:
             rows.train.append(_row(comparison, label, "ai" if label.judgment_ids else "provenance", 1.0, None))
-    _take(rows, settings.rows, ctx)
+    _take(rows, settings.rows, ctx, "rl")
     if not rows.train:
         raise TrainingError(f"rl: no labelled comparison to train on ({len(labels)} held out)")
     return rows
@@ -149,7 +151,7 @@ def preferences_key(ctx: Inputs, done: Done, human: Sequence[HumanComparison]) -
     return key
 
 
-def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs) -> None:
+def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs, reader: Reader) -> None:
     """Leaves as many training rows of each source as wanted, all of them such as are read whole.
 
     Raises:
@@ -157,7 +159,7 @@ def _take(rows: PreferenceRows, wanted: RowSettings | None, ctx: Inputs) -> None
     """
     if wanted is None:
         return
-    why = unread(ctx)
+    why = unread(ctx, reader)
     kept: set[str] = set()
     for name, count, human in (("labels", wanted.ai, False), ("human preferences", wanted.human, True)):
         own = sorted((row for row in rows.train if (row.source == "human") == human), key=lambda row: row.preference_id)

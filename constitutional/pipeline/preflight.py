@@ -20,7 +20,7 @@ from constitutional.prompts import load_pairs
 from constitutional.records import user
 from constitutional.runs import StageResult
 from constitutional.settings import Recipe
-from constitutional.training.launches import ADAPTERS, PPO, WATCH, shares_weights_out
+from constitutional.training.launches import ADAPTERS, PPO, PROBE, WATCH, shares_weights_out
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "sft": ("revise", "helpful"),
@@ -64,6 +64,8 @@ def check_launch(recipe: Recipe, steps: Sequence[str]) -> None:
     for step, settings in (("sft", recipe.sft), ("pm", recipe.pm), ("rl", recipe.rl)):
         if step in steps and settings.lora is not None:
             raise ConfigError(f"{step}.lora: {ADAPTERS}")
+    if "pm" in steps and recipe.pm.head == "probe" and shares_weights_out("DEEPSPEED"):
+        raise ConfigError(PROBE)
     if "rl" in steps and recipe.rl.algorithm == "ppo":
         raise ConfigError(PPO)
     if "rl" in steps and recipe.rl.watch is not None:

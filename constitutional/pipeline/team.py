@@ -10,15 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from constitutional.errors import ConfigError, RunError, TrainingError
-from constitutional.processes import leads, processes, rank
+from constitutional.processes import leads, patient_group, processes, rank
 from constitutional.runs import RunFolder, StageResult, load_result
 
-PATIENCE = timedelta(days=60)
 FILES_PATIENCE = 30.0
 """Seconds until a file that another process wrote must show."""
 
@@ -78,11 +76,7 @@ def open_team(budget: float | None) -> Team | None:
         return None
     if budget is not None:
         raise ConfigError("--budget: several processes cannot share one: run the steps that call servers without them")
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available())
-    return Team(torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
+    return Team(patient_group())
 
 
 def refuse_several(what: str) -> None:

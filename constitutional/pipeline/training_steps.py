@@ -124,6 +124,7 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
         trl=settings.trl,
         lora=settings.lora.model_dump() if settings.lora else None,
         on_log=_logger(ctx, stage),
+        on_features=lambda done, of: ctx.display.progress(done, of, "first head"),
         checkpoints=_checkpoints(ctx, stage),
     )
     stage.write("result.json", result.to_json() + "\n")

@@ -14,9 +14,14 @@ PPO = f"rl: ppo keeps its networks whole in every process: {_REMEDY}"
 WATCH = (
     "rl.watch: a probe asks each process its own prompts, which FSDP and DeepSpeed would wait on for ever: " + _REMEDY
 )
+PROBE = f"pm.head: a probe is not to be had under DeepSpeed, which parts the weights it is set in: {_REMEDY}"
 
 
-def shares_weights_out() -> bool:
-    """Whether `accelerate launch` was told to; read as accelerate reads it. Only on GPUs does it come to FSDP."""
-    told = (os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in ("FSDP", "DEEPSPEED"))
+def shares_weights_out(*by: str) -> bool:
+    """Whether `accelerate launch` was told to; read as accelerate reads it. Only on GPUs does it come to FSDP.
+
+    Args:
+        by: "FSDP" or "DEEPSPEED"; either when empty.
+    """
+    told = (os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in by or ("FSDP", "DEEPSPEED"))
     return any(value.lower() == "true" for value in told)

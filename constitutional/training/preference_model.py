@@ -11,12 +11,13 @@ from typing import Any, Literal
 from datasets import Dataset
 from trl import RewardConfig
 
-from constitutional.errors import TrainingError
+from constitutional.errors import ConfigError, TrainingError
 from constitutional.processes import leads, wait_for_all
 from constitutional.records import Record, seed_for
 from constitutional.training.agreement import agreement, agreement_by
 from constitutional.training.checkpoints import Checkpoints, finished_member, keep_member
 from constitutional.training.guards import OnLog, StepWatch, require_rows
+from constitutional.training.launches import PROBE, shares_weights_out
 from constitutional.training.lora import lora_config
 from constitutional.training.pairs import Pair, bootstrap, tokenised_pairs
 from constitutional.training.pm_folder import (
@@ -27,7 +28,7 @@ from constitutional.training.pm_folder import (
     Ensemble,
     Rule,
 )
-from constitutional.training.probe import Probe, features, probe, set_head
+from constitutional.training.probe import FirstHead, OnFeatures, Probe, set_head
 from constitutional.training.rows import Agreement, MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
 from constitutional.training.session import bare_model, in_parts, save, train, training_session
@@ -88,6 +89,7 @@ def train_preference_model(
     trl: Settings | None = None,
     lora: Settings | None = None,
     on_log: OnLog | None = None,
+    on_features: OnFeatures | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> PreferenceModelResult:
     """Trains a scalar preference model from a chat model and measures it on held-out labels.
@@ -109,6 +111,7 @@ def train_preference_model(
         trl: fields of `trl.RewardConfig`.
         lora: fields of `peft.LoraConfig`; a full fine-tune when None.
         on_log: called with every set of figures TRL logs, `step` and `steps` (of the whole run) added.
+        on_features: told how many pairs a probe's head has been shown, and of how many, before training.
         checkpoints: what an interrupted training goes on from, and how often it is written; none when None.
 
     Raises:
@@ -116,6 +119,8 @@ def train_preference_model(
         TrainingError: nothing to train on, nothing trainable, no step, no change, a loss that is not a number, or a
             saved model that scores otherwise than the trained one.
     """
+    if head == "probe" and shares_weights_out("DEEPSPEED"):
+        raise ConfigError(PROBE)
     tokenizer = open_tokenizer(model)
     with training_session(output) as folder:
         prepare = partial(trl_config, RewardConfig, defaults=DEFAULTS, passed=trl)
@@ -127,7 +132,7 @@ def train_preference_model(
         measured, unmeasured = tokenised_pairs(heldout, tokenizer, limit)
         by_principle, _ = tokenised_pairs(opinions, tokenizer, limit)  # of comparisons that are in heldout, too
         seeds = [seed_for(seed, "pm-member", k) % 2**31 for k in range(committee.members)] if committee else [seed]
-        known = features(model, pairs, measured, pad=tokenizer.pad_token_id) if head == "probe" else None
+        first = FirstHead(model, pairs, measured, pad=tokenizer.pad_token_id, on_features=on_features)
         trained = []
         for k, own in enumerate(seeds):
             part = folder / f"member-{k}" if committee else folder
@@ -140,7 +145,7 @@ def train_preference_model(
                 one = _train_one(
                     drawn,
                     (measured or pairs)[:8],
-                    fitted=probe(known, drawn, measured, centre=centre) if known is not None else None,
+                    fitted=first.fit(drawn, centre=centre, checkpoints=kept) if head == "probe" else None,
                     centred_on=pairs[:PROBED] if committee else [],
                     start=model,
                     tokenizer=tokenizer,
@@ -219,11 +224,11 @@ def _train_one(
     set_head(trainer.model, fitted.weights if fitted is not None else [0.0])
     steps, weights = train(trainer, checkpoints)
     live, folder = bare_model(trainer), Path(args.output_dir)
-    probe = _sides(probed)
-    expected = score_ids(live, probe, pad=tokenizer.pad_token_id, whole=not in_parts(trainer))
+    sides = _sides(probed)
+    expected = score_ids(live, sides, pad=tokenizer.pad_token_id, whole=not in_parts(trainer))
     save(trainer, tokenizer, folder)
     saved = PreferenceModel(folder, max_length=args.max_length or tokenizer.model_max_length)
-    _check_reload(expected, saved.score_ids(probe), rounded=in_parts(trainer) and (args.bf16 or args.fp16))
+    _check_reload(expected, saved.score_ids(sides), rounded=in_parts(trainer) and (args.bf16 or args.fp16))
     common = saved.score_ids(_sides(centred_on))
     return _Trained(
         steps=steps,

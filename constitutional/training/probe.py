@@ -6,7 +6,7 @@ that is fitted first keeps the first steps from bending the features towards a h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from transformers import AutoModelForSequenceClassification
 
-from constitutional.processes import leads, processes
+from constitutional.atomic import write_atomic
+from constitutional.processes import told_by_leader
 from constitutional.records import Record
 from constitutional.training.agreement import agreement
+from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.pairs import Pair
 from constitutional.training.resuming import quiet
 from constitutional.training.rows import Agreement
@@ -27,8 +29,7 @@ from constitutional.training.scoring import last_states
 from constitutional.training.soft_reward import COLUMN, WEIGHT
 
 Floats = NDArray[np.float64]
-Features = Mapping[str, Floats]
-"""Last hidden states of chosen and rejected, (2, width), by the pair's preference id."""
+OnFeatures = Callable[[int, int], None]
 
 PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Ridge penalties to choose from, in units of one pair's loss; features are scaled to differences of size 1 before."""
@@ -36,7 +37,12 @@ PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 FOLDS = 5
 
 MOST = 10_000
-"""Pairs a head is fitted on at most, and measured on, spread evenly: their features are held in memory."""
+"""Pairs a head is fitted to at most, and measured on: their features are held in memory."""
+
+BLOCK = 64
+"""Pairs read between two words of progress."""
+
+KEPT = "probe.json"
 
 
 class Probe(Record):
@@ -47,40 +53,49 @@ class Probe(Record):
     heldout: Agreement
 
 
-def features(start: str | Path, pairs: Sequence[Pair], heldout: Sequence[Pair], *, pad: int) -> Features:
-    """The last hidden states of both sides of pairs in an untrained model, computed by the leading process alone.
+class FirstHead:
+    """Fits first heads to pairs of one model; its features are computed once, when the first head is fitted."""
 
-    Args:
-        start: the model's folder.
-        pairs: to fit; of more than `MOST` as many, spread evenly.
-        heldout: to measure; likewise.
-        pad: the model's padding id.
-    """
-    if not leads():
-        return {}
-    pairs = [*pairs[:: -(-len(pairs) // MOST) or 1], *heldout[:: -(-len(heldout) // MOST) or 1]]
-    # the first says that the head is new; silenced, it has the second say how to share out layers
-    with quiet("transformers.modeling_utils"), quiet("transformers.distributed.tensor_parallel"):
-        network = AutoModelForSequenceClassification.from_pretrained(str(start), num_labels=1, dtype=torch.float32)
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    sides = [pair[side] for pair in pairs for side in ("chosen_ids", "rejected_ids")]
-    states = last_states(network, sides, pad=pad).numpy().astype(np.float64)
-    return {pair["preference_id"]: states[2 * i : 2 * i + 2] for i, pair in enumerate(pairs)}
+    def __init__(
+        self,
+        start: str | Path,
+        pairs: Sequence[Pair],
+        heldout: Sequence[Pair],
+        *,
+        pad: int,
+        on_features: OnFeatures | None = None,
+    ) -> None:
+        """Names what heads are fitted to and measured on; of more than `MOST` pairs those of lowest id.
 
+        Args:
+            start: the untrained model's folder.
+            pairs: all that heads are fitted to.
+            heldout: pairs to measure them on.
+            pad: the model's padding id.
+            on_features: told how many pairs are read, and of how many.
+        """
+        self._start, self._pad, self._on_features = start, pad, on_features
+        self._pairs, self._heldout = _by_content(pairs), _by_content(heldout)
+        self._features: Mapping[str, Floats] = {}
 
-def probe(found: Features, pairs: Sequence[Pair], heldout: Sequence[Pair], *, centre: float) -> Probe:
-    """Fits a head to pairs, the same in every process, and measures it on others.
+    def fit(self, drawn: Sequence[Pair], *, centre: float, checkpoints: Checkpoints | None) -> Probe:
+        """A head for pairs drawn from all, the same in every process; the leading one works.
 
-    Args:
-        found: features of those that count.
-        pairs: to fit, maybe repeated.
-        heldout: to measure.
-        centre: coefficient of the squared sum of a pair's scores, as in training.
-    """
-    told: list[Probe | None] = [None]
-    if leads():
-        pairs, heldout = ([pair for pair in part if pair["preference_id"] in found] for part in (pairs, heldout))
-        sides = np.stack([found[pair["preference_id"]] for pair in pairs])
+        Args:
+            drawn: maybe repeated.
+            centre: coefficient of the squared sum of a pair's scores, as in training.
+            checkpoints: where a head is kept, for a training that goes on.
+        """
+        return told_by_leader(lambda: self._fit(drawn, centre, checkpoints))
+
+    def _fit(self, drawn: Sequence[Pair], centre: float, checkpoints: Checkpoints | None) -> Probe:
+        kept = checkpoints.folder / KEPT if checkpoints is not None and checkpoints.every is not None else None
+        if kept is not None and kept.exists():
+            return Probe.model_validate_json(kept.read_bytes())
+        if not self._features:
+            self._features = self._read()
+        pairs = [pair for pair in drawn if pair["preference_id"] in self._features]
+        sides = np.stack([self._features[pair["preference_id"]] for pair in pairs])
         weights, penalty = fit_head(
             sides[:, 0],
             sides[:, 1],
@@ -90,15 +105,35 @@ def probe(found: Features, pairs: Sequence[Pair], heldout: Sequence[Pair], *, ce
             groups=[pair["conversation"] for pair in pairs],
             centre=centre,
         )
-        margins = [float(np.subtract(*found[pair["preference_id"]]) @ weights) for pair in heldout]
-        measured = agreement(margins, [pair[COLUMN] for pair in heldout])
-        told = [Probe(weights=tuple(weights.tolist()), penalty=penalty, heldout=measured)]
-    if processes() > 1:
-        from accelerate.utils import broadcast_object_list
+        margins = [float(np.subtract(*self._features[pair["preference_id"]]) @ weights) for pair in self._heldout]
+        measured = agreement(margins, [pair[COLUMN] for pair in self._heldout])
+        found = Probe(weights=tuple(weights.tolist()), penalty=penalty, heldout=measured)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept, found.to_json() + "\n")
+        return found
 
-        broadcast_object_list(told)
-    assert told[0] is not None
-    return told[0]
+    def _read(self) -> dict[str, Floats]:
+        """Last hidden states of chosen and rejected, (2, width), by the pair's preference id."""
+        # the first says that the head is new; silenced, it has the second say how to share out layers
+        with quiet("transformers.modeling_utils"), quiet("transformers.distributed.tensor_parallel"):
+            network = AutoModelForSequenceClassification.from_pretrained(
+                str(self._start), num_labels=1, dtype=torch.float32
+            )
+        network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        found, pairs = dict[str, Floats](), [*self._pairs, *self._heldout]
+        for begin in range(0, len(pairs), BLOCK):
+            block = pairs[begin : begin + BLOCK]
+            sides = [pair[side] for pair in block for side in ("chosen_ids", "rejected_ids")]
+            states = last_states(network, sides, pad=self._pad).numpy().astype(np.float64)
+            found |= {pair["preference_id"]: states[2 * i : 2 * i + 2] for i, pair in enumerate(block)}
+            if self._on_features is not None:
+                self._on_features(len(found), len(pairs))
+        return found
+
+
+def _by_content(pairs: Sequence[Pair]) -> list[Pair]:
+    return sorted(pairs, key=lambda pair: str(pair["preference_id"]))[:MOST] if len(pairs) > MOST else list(pairs)
 
 
 def fit_head(

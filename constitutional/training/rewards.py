@@ -5,8 +5,8 @@ nothing then. A part that fails leaves the rollout without a reward: it is count
 there is of it under `rloo` and `ppo`; the loss of `grpo` has a KL term of its own, in which its tokens count as any.
 
 A step of which no rollout has a reward ends the run where a part failed, and under `ppo` always. By TRL a step of which
-no part has an opinion only teaches nothing: every advantage is 0 and no reward is logged. (What the optimiser remembers
-of steps before still moves the weights.) A run that ends without a single reward is refused.
+no part has an opinion only teaches nothing: every advantage is 0 and no reward is logged. (The KL term of `grpo` and
+what the optimiser remembers of steps before still move the weights.) A run without a single reward is refused.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _lone_states(network: Any, sequences: Sequence[tuple[int, ...]], pad: int) -
         last = max((i for i, token in enumerate(ids) if token != pad), default=0)
         with torch.inference_mode():
             hidden = network.base_model(input_ids=torch.tensor([ids], device=network.device), use_cache=False)
-        yield [ids], hidden.last_hidden_state[0, last : last + 1]
+        yield [ids], hidden.last_hidden_state[0, [last]]  # a copy: a view would keep the states of all tokens
 
 
 def _trees(ordered: Sequence[tuple[int, ...]], pad: int) -> Iterator[tuple[Pack, dict[tuple[int, ...], int]]]:
