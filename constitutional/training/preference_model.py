@@ -163,8 +163,9 @@ def train_preference_model(
             (folder / PRINCIPLES).write_text(Conditions(principles=tuple(conditions)).to_json() + "\n", "utf-8")
         wait_for_all()
         saved = PreferenceModel(folder, max_length=limit)
-        margins = _margins(saved.score_ids(_sides([*measured, *by_principle])))
-        own_margins = [_margins(scores) for scores in saved.member_scores(_sides(measured))] if committee else []
+        each = saved.member_scores(_sides([*measured, *by_principle]))
+        margins = _margins(saved.combined(each))
+        own_margins = [_margins(scores[: 2 * len(measured)]) for scores in each] if committee else []
     labels = [pair[COLUMN] for pair in measured]
     principles = [", ".join(pair["principles"]) for pair in by_principle]
     return PreferenceModelResult(

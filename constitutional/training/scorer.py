@@ -117,8 +117,15 @@ class PreferenceModel:
         Raises:
             BackendError: a score is NaN or infinite.
         """
-        members = self.member_scores(sequences)
-        scores = members[0] if self._ensemble is None else combine(members, self._ensemble)
+        return self.combined(self.member_scores(sequences))
+
+    def combined(self, members: Sequence[Sequence[float]]) -> list[float]:
+        """One score a sequence from those of `member_scores`.
+
+        Raises:
+            BackendError: a score is NaN or infinite.
+        """
+        scores = list(members[0]) if self._ensemble is None else combine(members, self._ensemble)
         broken = sum(not math.isfinite(score) for score in scores)
         if broken:
             raise BackendError(
