@@ -5,18 +5,18 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from test_preference_model import planted
 from tiny_model import save_tiny_model
 from tiny_scorer import save_tiny_scorer
 from transformers import AutoModelForSequenceClassification
 
-from constitutional.records import assistant, user
+from constitutional.records import assistant
 from constitutional.training import probe as module
 from constitutional.training.checkpoints import Checkpoints
 from constitutional.training.pairs import tokenised_pairs
 from constitutional.training.preference_loss import preference_loss
 from constitutional.training.preference_model import Committee, train_preference_model
 from constitutional.training.probe import PENALTIES, FirstHead, fit_head
-from constitutional.training.rows import PreferenceRow
 from constitutional.training.scorer import PreferenceModel
 from constitutional.training.scoring import last_states
 from constitutional.training.tokens import open_tokenizer
@@ -117,30 +117,10 @@ def test_states_are_what_the_head_reads(tmp_path):
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-def rows(n, seed=0):
-    draw = np.random.default_rng(seed)
-    made = []
-    for i in range(n):
-        word = ("pin", "lock", "first", "take")[draw.integers(4)]
-        made.append(
-            PreferenceRow(
-                messages=(user(f"How {i}?"),),
-                chosen=f"{word} good",
-                rejected=f"{word} bad",
-                probability=0.9,
-                preference_id=f"p{seed}-{i}",
-                comparison_id=f"c{seed}-{i}",
-                source="ai",
-                principles=(),
-            )
-        )
-    return made
-
-
 def test_training_begins_with_the_probe(tmp_path):
     """At a learning rate of next to nothing the saved model is the probe, where a head of zeros knows nothing."""
     torch.set_num_threads(1)
-    tiny, train, test = save_tiny_model(tmp_path / "tiny"), rows(32), rows(12, seed=1)
+    tiny, train, test = save_tiny_model(tmp_path / "tiny"), planted(32), planted(12, seed=1)
     fitted = train_preference_model(
         train, test, model=tiny, output=tmp_path / "pm", seed=0, head="probe", trl=LEAST, lora={"r": 2}
     )
@@ -162,10 +142,10 @@ def test_of_many_pairs_those_of_lowest_id_are_fitted_and_measured(tmp_path, monk
     fitted, told = [], []
     real = module.fit_head
     monkeypatch.setattr(module, "fit_head", lambda *args, **kwargs: fitted.append(args) or real(*args, **kwargs))
-    made = [row.model_copy(update={"probability": 0.6 + 0.02 * i}) for i, row in enumerate(rows(16))]
+    made = [row.model_copy(update={"probability": 0.6 + 0.02 * i}) for i, row in enumerate(planted(16))]
     found = train_preference_model(
         made,
-        rows(7, seed=1),
+        planted(7, seed=1),
         model=save_tiny_model(tmp_path / "tiny"),
         output=tmp_path / "pm",
         seed=0,
@@ -182,7 +162,7 @@ def test_of_many_pairs_those_of_lowest_id_are_fitted_and_measured(tmp_path, monk
 def test_a_head_that_was_fitted_is_not_fitted_again(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     tiny, kept = save_tiny_model(tmp_path / "tiny"), Checkpoints(tmp_path / "kept", 1)
-    pairs, _ = tokenised_pairs(rows(8), open_tokenizer(tiny), 128)
+    pairs, _ = tokenised_pairs(planted(8), open_tokenizer(tiny), 128)
     first = FirstHead(tiny, pairs, pairs[:2], pad=0).fit(pairs, centre=0.01, checkpoints=kept)
 
     def never(*_args, **_kwargs):
@@ -197,8 +177,8 @@ def test_a_head_that_was_fitted_is_not_fitted_again(tmp_path, monkeypatch):
 def test_every_member_of_an_ensemble_has_a_probe_of_its_own_rows(tmp_path):
     torch.set_num_threads(1)
     found = train_preference_model(
-        rows(16),
-        rows(6, seed=1),
+        planted(16),
+        planted(6, seed=1),
         model=save_tiny_model(tmp_path / "tiny"),
         output=tmp_path / "pm",
         seed=0,

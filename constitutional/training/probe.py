@@ -30,6 +30,8 @@ from constitutional.training.soft_reward import COLUMN, WEIGHT
 
 Floats = NDArray[np.float64]
 OnFeatures = Callable[[int, int], None]
+_Sides = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a pair's two sides: equal ones have equal features, whatever the rows call themselves."""
 
 PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Ridge penalties to choose from, in units of one pair's loss; features are scaled to differences of size 1 before."""
@@ -76,7 +78,7 @@ class FirstHead:
         """
         self._start, self._pad, self._on_features = start, pad, on_features
         self._pairs, self._heldout = _by_content(pairs), _by_content(heldout)
-        self._features: Mapping[str, Floats] = {}
+        self._features: Mapping[_Sides, Floats] = {}
 
     def fit(self, drawn: Sequence[Pair], *, centre: float, checkpoints: Checkpoints | None) -> Probe:
         """A head for pairs drawn from all, the same in every process; the leading one works.
@@ -94,8 +96,8 @@ class FirstHead:
             return Probe.model_validate_json(kept.read_bytes())
         if not self._features:
             self._features = self._read()
-        pairs = [pair for pair in drawn if pair["preference_id"] in self._features]
-        sides = np.stack([self._features[pair["preference_id"]] for pair in pairs])
+        pairs = [pair for pair in drawn if _sides(pair) in self._features]
+        sides = np.stack([self._features[_sides(pair)] for pair in pairs])
         weights, penalty = fit_head(
             sides[:, 0],
             sides[:, 1],
@@ -105,7 +107,7 @@ class FirstHead:
             groups=[pair["conversation"] for pair in pairs],
             centre=centre,
         )
-        margins = [float(np.subtract(*self._features[pair["preference_id"]]) @ weights) for pair in self._heldout]
+        margins = [float(np.subtract(*self._features[_sides(pair)]) @ weights) for pair in self._heldout]
         measured = agreement(margins, [pair[COLUMN] for pair in self._heldout])
         found = Probe(weights=tuple(weights.tolist()), penalty=penalty, heldout=measured)
         if kept is not None:
@@ -113,23 +115,27 @@ class FirstHead:
             write_atomic(kept, found.to_json() + "\n")
         return found
 
-    def _read(self) -> dict[str, Floats]:
-        """Last hidden states of chosen and rejected, (2, width), by the pair's preference id."""
+    def _read(self) -> dict[_Sides, Floats]:
+        """Last hidden states of chosen and rejected, (2, width), by their token ids."""
         # the first says that the head is new; silenced, it has the second say how to share out layers
         with quiet("transformers.modeling_utils"), quiet("transformers.distributed.tensor_parallel"):
             network = AutoModelForSequenceClassification.from_pretrained(
                 str(self._start), num_labels=1, dtype=torch.float32
             )
         network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        found, pairs = dict[str, Floats](), [*self._pairs, *self._heldout]
+        found, pairs = dict[_Sides, Floats](), [*self._pairs, *self._heldout]
         for begin in range(0, len(pairs), BLOCK):
             block = pairs[begin : begin + BLOCK]
             sides = [pair[side] for pair in block for side in ("chosen_ids", "rejected_ids")]
             states = last_states(network, sides, pad=self._pad).numpy().astype(np.float64)
-            found |= {pair["preference_id"]: states[2 * i : 2 * i + 2] for i, pair in enumerate(block)}
+            found |= {_sides(pair): states[2 * i : 2 * i + 2] for i, pair in enumerate(block)}
             if self._on_features is not None:
-                self._on_features(len(found), len(pairs))
+                self._on_features(begin + len(block), len(pairs))
         return found
+
+
+def _sides(pair: Pair) -> _Sides:
+    return tuple(pair["chosen_ids"]), tuple(pair["rejected_ids"])
 
 
 def _by_content(pairs: Sequence[Pair]) -> list[Pair]:
