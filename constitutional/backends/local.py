@@ -17,6 +17,7 @@ from constitutional.backends import Likelihood
 from constitutional.backends.cpu import prepare_process, use_threads
 from constitutional.backends.decoding import decode
 from constitutional.backends.kept import KeptDialogues
+from constitutional.backends.memory import trim_memory
 from constitutional.backends.padded import generate_padded
 from constitutional.backends.pieces import feed_in_pieces
 from constitutional.backends.prefix_tree import Pack, pack_sequences
@@ -139,6 +140,8 @@ class LocalBackend:
         for pack in pack_sequences(prompts, options, self._tree_nodes):
             for target, value in zip(pack.targets, self._score(pack), strict=True):
                 sums[target.row][target.option] += value
+            if self.device == "cpu":
+                trim_memory()
         return [Likelihood(logprobs=tuple(s), prompt_tokens=len(p)) for s, p in zip(sums, prompts, strict=True)]
 
     @torch.inference_mode()

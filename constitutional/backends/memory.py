@@ -29,5 +29,13 @@ def release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Gives the system the holes between what is in use: a few milliseconds.
+
+    Tensors of ever other sizes do not fit the holes that earlier ones left, and the process grows.
+    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(_LIBC).malloc_trim(0)
