@@ -6,11 +6,11 @@
 Three turns of one dialogue, sampling on. `plain` is transformers' `generate` on one padded batch that reads the whole
 dialogue again every turn; `slots` is our decoding without, `kept` with what was kept of the turns before (what `revise`
 does); `openvino` is the backend of that name on the same GGUF file, `openvino-kept` the same with what was kept, and
-`openvino-cache` the engine as its makers mean it to be used: opened once, with its prefix cache, whatever that makes
-answers depend on. Ours opens an engine of its own for every chunk, and its figures hold that time. All run in this
-process, in turn, and distilabel, where its Python is given (`distilabel_turns.py` says how to make one), in one of its
-own; tokens/s counts written tokens only. `CPU` stands for processor seconds, which jobs beside this one disturb less
-than the clock.
+`openvino-cache` the engine as its makers mean it to be used: opened once, with its prefix cache and its own choice of
+what that holds, whatever that makes answers depend on. Ours opens an engine of its own for every chunk, and its figures
+hold that time. All run in this process, in turn, and distilabel, where its Python is given (`distilabel_turns.py` says
+how to make one), in one of its own; tokens/s counts written tokens only. `CPU` stands for processor seconds, which jobs
+beside this one disturb less than the clock.
 
 `of limit` is the least time our work could take here as a share of the time it took: the larger of two times, that of
 multiplying by the weights once per token that is new and that of reading the weights once a step, and the keys and
@@ -32,7 +32,7 @@ from engine_cases import matrices, matrix_rate, memory_rate, timed, verdict
 from constitutional.backends import kept_dialogues, open_backend
 from constitutional.backends.cpu import resolved_dtype
 from constitutional.backends.embedded import converted_folder
-from constitutional.backends.openvino_engine import open_engine
+from constitutional.backends.openvino_engine import KV_CACHE_GB, PRECISIONS
 from constitutional.backends.padded import _generate
 from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
@@ -106,8 +106,7 @@ def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespa
             print(f"{name} skipped: {error}")
             return None
         if name == "openvino-cache":
-            dtype = resolved_dtype(arguments.dtype)
-            engine._engine._pipe = open_engine(engine._prepared.folder, dtype, arguments.threads, caching=True)
+            engine._engine._pipe = _with_prefix_cache(engine._prepared.folder, arguments)
 
     def answer(dialogues: Sequence[Dialogue], seed: int) -> list[tuple[str, int, int]]:
         written = engine.generate(dialogues, sampling.model_copy(update={"seed": seed}))
@@ -131,6 +130,17 @@ def _plain(backend: Any, dialogues: Sequence[Dialogue], sampling: Sampling, seed
         end = next((i for i, token in enumerate(ids) if token in backend._stop_ids), len(ids))
         found.append((backend.tokenizer.decode(ids[:end], skip_special_tokens=True), len(prompt), end))
     return found
+
+
+def _with_prefix_cache(folder: Path, arguments: argparse.Namespace) -> Any:
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.enable_prefix_caching, scheduler.cache_size = True, KV_CACHE_GB
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[resolved_dtype(arguments.dtype)]}
+    if arguments.threads:
+        properties["INFERENCE_NUM_THREADS"] = arguments.threads
+    return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
 
 
 def three_turns(answer: Answering, prompts: Sequence[Dialogue]) -> Counts:

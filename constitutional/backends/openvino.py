@@ -21,7 +21,7 @@ from constitutional.backends import Likelihood
 from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
 from constitutional.backends.embedded import fetched_file, sha256_file
-from constitutional.backends.openvino_engine import Engine
+from constitutional.backends.openvino_engine import KV_CACHE_TYPE, Engine
 from constitutional.backends.openvino_model import Prepared, prepare
 from constitutional.backends.tokens import completed, encode_batch, encode_dialogue
 from constitutional.errors import BackendError
@@ -29,11 +29,11 @@ from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
 PACKAGE = "openvino-genai"
 TOKENS_PER_CALL = 16_384
-"""Prompt and answer tokens given to the engine at once: they fit its cache, so nothing is evicted and recomputed."""
+"""Prompt and answer tokens given to the engine at once: those of embedded models fit its cache."""
 
 
 def identity(name: str, dtype: str = "auto") -> str:
-    """The model's identity without opening it: name, digest of the GGUF file, engine version, number type.
+    """The model's identity without opening it: name, digest of the GGUF file, engine version, number types.
 
     Raises:
         ConfigError: neither an embedded name nor a path that ends in `.gguf`.
@@ -41,7 +41,7 @@ def identity(name: str, dtype: str = "auto") -> str:
     """
     path, digest = _source(name)
     shown = name if name in CATALOG else path.name
-    return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}/{_resolved(dtype)}"
+    return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}/{_resolved(dtype)}/kv-{KV_CACHE_TYPE}"
 
 
 def _resolved(dtype: str) -> str:

@@ -19,7 +19,9 @@ from constitutional.errors import BackendError
 T = TypeVar("T")
 
 KV_CACHE_GB = 1
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+KV_CACHE_TYPE = "float16"
+"""Of keys and values. The engine's own choice, 8 bits, is both coarser and slower here (docs/LOG.md)."""
+PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 class Engine:
@@ -103,7 +105,10 @@ def open_engine(folder: Path, dtype: str, threads: int | None, *, caching: bool)
     scheduler.enable_prefix_caching = caching
     scheduler.cache_size = KV_CACHE_GB
     # the engine's own choice is bfloat16 wherever the processor knows it, which without AMX is 2.6 times as slow
-    properties: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype]}
+    properties: dict[str, str | int] = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+        "KV_CACHE_PRECISION": PRECISIONS[KV_CACHE_TYPE],
+    }
     if threads:
         properties["INFERENCE_NUM_THREADS"] = threads
     try:
