@@ -106,7 +106,7 @@ def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespa
             print(f"{name} skipped: {error}")
             return None
         if name == "openvino-cache":
-            engine._engine._pipe = _with_prefix_cache(engine._prepared.folder, arguments)
+            engine._engine._opened.pipe = _with_prefix_cache(engine._prepared.folder, arguments)
 
     def answer(dialogues: Sequence[Dialogue], seed: int) -> list[tuple[str, int, int]]:
         written = engine.generate(dialogues, sampling.model_copy(update={"seed": seed}))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,14 @@ KV_CACHE_GB = 1
 KV_CACHE_TYPE = "float16"
 """Of keys and values. The engine's own choice, 8 bits, is both coarser and slower here (docs/LOG.md)."""
 PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+@dataclass
+class _Opened:
+    """One opening. A call that was interrupted ends in the opening it began in, and leaves a later one alone."""
+
+    caching: bool
+    pipe: Any = None
 
 
 class Engine:
@@ -37,21 +46,20 @@ class Engine:
             threads: CPU threads; the engine's own choice when None.
         """
         self._folder, self._name, self._dtype, self._threads = folder, name, dtype, threads
-        self._pipe: Any = None
-        self._keeping = False
+        self._opened = _Opened(caching=False)
         self._busy = threading.Lock()  # held by a call that was interrupted until the engine has really ended it
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Within it the engine keeps what it has read and written; it begins with nothing."""
-        if self._keeping:
+        if self._opened.caching:
             yield
             return
-        self._keeping, self._pipe = True, None
+        self._opened = _Opened(caching=True)
         try:
             yield
         finally:
-            self._keeping, self._pipe = False, None
+            self._opened = _Opened(caching=False)
 
     def open(self) -> None:
         """Opens the engine, if it is not open.
@@ -59,11 +67,12 @@ class Engine:
         Raises:
             BackendError: it cannot open the model.
         """
+        opened = self._opened
 
         def work() -> None:
             with self._busy:
-                if self._pipe is None:
-                    self._pipe = open_engine(self._folder, self._dtype, self._threads, caching=self._keeping)
+                if opened.pipe is None:
+                    opened.pipe = open_engine(self._folder, self._dtype, self._threads, caching=opened.caching)
 
         _interruptible(work)
 
@@ -80,11 +89,12 @@ class Engine:
         import numpy
         import openvino  # type: ignore[import-untyped,unused-ignore]
 
+        pipe = self._opened.pipe
         tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
 
         def work() -> Any:
             with self._busy:
-                return self._pipe.generate(tensors, list(configs))
+                return pipe.generate(tensors, list(configs))
 
         try:
             results = _interruptible(work)
