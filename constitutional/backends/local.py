@@ -18,6 +18,7 @@ from constitutional.backends.cpu import prepare_process, use_threads
 from constitutional.backends.decoding import decode
 from constitutional.backends.kept import KeptDialogues
 from constitutional.backends.padded import generate_padded
+from constitutional.backends.pieces import feed_in_pieces
 from constitutional.backends.prefix_tree import Pack, pack_sequences
 from constitutional.backends.tokens import (
     completed,
@@ -76,8 +77,10 @@ class LocalBackend:
         self.context = context_of(self._net.config)
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
         self._tree_nodes = TREE_NODES[self.device] if attends_fully(self._net.config) else 0
-        if self._tree_nodes and self.device == "cpu":
-            attend_in_blocks(self._net)
+        if self.device == "cpu":
+            feed_in_pieces(self._net)
+            if self._tree_nodes:
+                attend_in_blocks(self._net)
         self.model = model
         self._stop_ids = stop_ids(self._net.generation_config, self.tokenizer)
         self._kept: KeptDialogues | None = None

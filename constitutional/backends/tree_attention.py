@@ -86,10 +86,12 @@ def tree_attention(
     queries = query[0].view(shared, heads // shared, tokens, query.shape[3])
     output = value.new_empty(1, tokens, heads, value.shape[3])
     places = output[0].view(tokens, shared, heads // shared, value.shape[3]).permute(1, 2, 0, 3)
+    # tokens first, as projections leave them: otherwise every block's gathering begins with a copy of the whole tree
+    rows = [stored[0].transpose(0, 1).contiguous() for stored in (key, value)]
     for block in blocks:
         keys, values = (
-            stored[0].index_select(1, block.seen)[:, None].expand(-1, heads // shared, -1, -1)
-            for stored in (key, value)
+            stored.index_select(0, block.seen).transpose(0, 1)[:, None].expand(-1, heads // shared, -1, -1)
+            for stored in rows
         )
         places[:, :, block.start : block.end] = torch.nn.functional.scaled_dot_product_attention(
             queries[:, :, block.start : block.end], keys, values, attn_mask=block.mask, scale=scaling
