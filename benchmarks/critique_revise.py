@@ -5,10 +5,12 @@
 
 Three turns of one dialogue, sampling on. `plain` is transformers' `generate` on one padded batch that reads the whole
 dialogue again every turn; `slots` is our decoding without, `kept` with what was kept of the turns before (what `revise`
-does); `openvino` is the backend of that name on the same GGUF file, `openvino-cache` the same with the engine's prefix
-cache, which we leave off because answers would depend on earlier calls. All run in this process, in turn, and
-distilabel, where its Python is given (`distilabel_turns.py` says how to make one), in one of its own; tokens/s counts
-written tokens only. `CPU` stands for processor seconds, which jobs beside this one disturb less than the clock.
+does); `openvino` is the backend of that name on the same GGUF file, `openvino-kept` the same with what was kept, and
+`openvino-cache` the engine as its makers mean it to be used: opened once, with its prefix cache and its own choice of
+what that holds, whatever that makes answers depend on. Ours opens an engine of its own for every chunk, and its figures
+hold that time. All run in this process, in turn, and distilabel, where its Python is given (`distilabel_turns.py` says
+how to make one), in one of its own; tokens/s counts written tokens only. `CPU` stands for processor seconds, which jobs
+beside this one disturb less than the clock.
 
 `of limit` is the least time our work could take here as a share of the time it took: the larger of two times, that of
 multiplying by the weights once per token that is new and that of reading the weights once a step, and the keys and
@@ -30,6 +32,7 @@ from engine_cases import matrices, matrix_rate, memory_rate, timed, verdict
 from constitutional.backends import kept_dialogues, open_backend
 from constitutional.backends.cpu import resolved_dtype
 from constitutional.backends.embedded import converted_folder
+from constitutional.backends.openvino_engine import KV_CACHE_GB, PRECISIONS
 from constitutional.backends.padded import _generate
 from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
@@ -41,10 +44,13 @@ REQUESTS = (
     "Say in one or two sentences what in your last answer could hurt someone or is wrong.",
     "Now write the answer anew, so that it is kind and honest and does not help with anything harmful.",
 )
-ENGINES = ("plain", "slots", "kept", "openvino", "openvino-cache")
+ENGINES = ("plain", "slots", "kept", "openvino", "openvino-kept", "openvino-cache")
 
 Answering = Callable[[Sequence[Dialogue], int], list[tuple[str, int, int]]]
 """Dialogues and a seed to texts, with the tokens read and written for each."""
+Counts = list[list[tuple[int, int]]]
+"""Tokens (read, written) of every prompt in every turn."""
+Turns = Callable[[Sequence[Dialogue]], Counts]
 
 
 def main() -> None:
@@ -80,18 +86,18 @@ def wanted(count: int, speeds: dict[str, float]) -> list[tuple[str, float, str, 
     bars = []
     if {"plain", "kept"} <= speeds.keys():
         bars.append((f"{count} prompts, kept over plain", speeds["kept"] / speeds["plain"], ">=", 2.0))
-    if {"kept", "openvino", "openvino-cache"} <= speeds.keys():
-        ours = max(speeds["kept"], speeds["openvino"])
+    if {"kept", "openvino-kept", "openvino-cache"} <= speeds.keys():
+        ours = max(speeds["kept"], speeds["openvino-kept"])
         bars.append(
             (f"{count} prompts, ours over openvino with its prefix cache", ours / speeds["openvino-cache"], ">=", 1)
         )
     return bars
 
 
-def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespace) -> Answering | None:
+def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespace) -> Turns | None:
     """One of ENGINES; None, with a line that says why, where it cannot be had."""
     if name == "plain":
-        return lambda dialogues, seed: _plain(backend, dialogues, sampling, seed)
+        return lambda prompts: three_turns(lambda batch, seed: _plain(backend, batch, sampling, seed), prompts)
     engine = backend
     if name.startswith("openvino"):
         try:
@@ -100,11 +106,17 @@ def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespa
             print(f"{name} skipped: {error}")
             return None
         if name == "openvino-cache":
-            engine._pipe = _with_prefix_cache(engine, arguments)
-    return lambda dialogues, seed: [
-        (one.text, one.prompt_tokens, one.completion_tokens)
-        for one in engine.generate(dialogues, sampling.model_copy(update={"seed": seed}))
-    ]
+            engine._engine._opened.pipe = _with_prefix_cache(engine._prepared.folder, arguments)
+
+    def answer(dialogues: Sequence[Dialogue], seed: int) -> list[tuple[str, int, int]]:
+        written = engine.generate(dialogues, sampling.model_copy(update={"seed": seed}))
+        return [(one.text, one.prompt_tokens, one.completion_tokens) for one in written]
+
+    def turns(prompts: Sequence[Dialogue]) -> Counts:
+        with kept_dialogues(engine) if name.endswith("kept") else nullcontext():
+            return three_turns(answer, prompts)
+
+    return turns
 
 
 def _plain(backend: Any, dialogues: Sequence[Dialogue], sampling: Sampling, seed: int) -> list[tuple[str, int, int]]:
@@ -120,21 +132,18 @@ def _plain(backend: Any, dialogues: Sequence[Dialogue], sampling: Sampling, seed
     return found
 
 
-def _with_prefix_cache(engine: Any, arguments: argparse.Namespace) -> Any:
+def _with_prefix_cache(folder: Path, arguments: argparse.Namespace) -> Any:
     import openvino_genai
-
-    from constitutional.backends.openvino import KV_CACHE_GB, PRECISIONS
 
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.enable_prefix_caching, scheduler.cache_size = True, KV_CACHE_GB
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[resolved_dtype(arguments.dtype)]}
     if arguments.threads:
         properties["INFERENCE_NUM_THREADS"] = arguments.threads
-    return openvino_genai.ContinuousBatchingPipeline(engine._prepared.folder, scheduler, "CPU", properties)
+    return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
 
 
-def three_turns(answer: Answering, prompts: Sequence[Dialogue]) -> list[list[tuple[int, int]]]:
-    """Tokens (read, written) of every prompt in every turn."""
+def three_turns(answer: Answering, prompts: Sequence[Dialogue]) -> Counts:
     dialogues, counted = list(prompts), []
     for turn, request in enumerate((*REQUESTS, None)):
         found = answer(dialogues, turn)
@@ -148,21 +157,20 @@ def three_turns(answer: Answering, prompts: Sequence[Dialogue]) -> list[list[tup
 
 
 def compare(
-    count: int, prompts: Sequence[Dialogue], backend: Any, ways: dict[str, Answering], arguments: argparse.Namespace
+    count: int, prompts: Sequence[Dialogue], backend: Any, ways: dict[str, Turns], arguments: argparse.Namespace
 ) -> dict[str, float]:
     """Prints a table and returns tokens/s by the clock of each engine."""
     speeds: dict[str, tuple[float, float]] = {}
-    counts: dict[str, list[list[tuple[int, int]]]] = {}
+    counts: dict[str, Counts] = {}
     times: dict[str, tuple[float, float]] = {}
     rates = []
     dtype = resolved_dtype(arguments.dtype)
-    for name, answer in ways.items():
-        three_turns(answer, prompts[:2])
+    for name, turns in ways.items():
+        turns(prompts[:2])
         rates.append((*matrix_rate(backend._net, dtype), memory_rate()))
 
-        def work(name: str = name, answer: Answering = answer) -> None:
-            with kept_dialogues(backend) if name == "kept" else nullcontext():
-                counts[name] = three_turns(answer, prompts)
+        def work(name: str = name, turns: Turns = turns) -> None:
+            counts[name] = turns(prompts)
 
         times[name] = timed(work)
     if arguments.distilabel:
@@ -190,10 +198,8 @@ def compare(
     return {name: wall for name, (wall, _) in speeds.items()}
 
 
-def _distilabel(
-    prompts: Sequence[Dialogue], arguments: argparse.Namespace
-) -> tuple[list[list[tuple[int, int]]], tuple[float, float]]:
-    """Tokens (read, written) of every prompt in every turn, and seconds by the clock and of the processor."""
+def _distilabel(prompts: Sequence[Dialogue], arguments: argparse.Namespace) -> tuple[Counts, tuple[float, float]]:
+    """What was read and written, and seconds by the clock and of the processor."""
     asked = {
         "model": str(converted_folder(arguments.model)),
         "dtype": resolved_dtype(arguments.dtype),
@@ -210,7 +216,7 @@ def _distilabel(
     return [[(read, written) for read, written in turn] for turn in told["turns"]], (told["wall"], told["busy"])
 
 
-def limit(backend: Any, turns: list[list[tuple[int, int]]], gflops: float, gigabytes: float) -> float:
+def limit(backend: Any, turns: Counts, gflops: float, gigabytes: float) -> float:
     """Least seconds for new tokens of three turns: each read once, written tokens scored over the vocabulary too."""
     net = backend._net
     layers, head = sum(w.numel() for w in matrices(net)), net.get_output_embeddings().weight

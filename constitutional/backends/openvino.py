@@ -3,41 +3,37 @@
 The engine only writes; it gives the log-probability of the token it chose and of no other, so it cannot judge. Prompts
 are tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
 
-Equal calls give equal results because of two settings, both found by measuring release 2026.4. The engine's prefix
-cache is off: text computed over cached blocks differs from the same text computed afresh, so an answer would depend
-on earlier calls. And every dialogue gets a seed of its own: the engine starts each request's generator from the seed
-alone, so that equal dialogues in one batch would be answered alike.
+Equal calls give equal results, though the engine's prefix cache could tell of earlier ones (`openvino_engine.py`), and
+every dialogue gets a seed of its own: the engine starts each request's generator from the seed alone, so that equal
+dialogues in one batch would be answered alike.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from constitutional.backends import Likelihood
 from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
 from constitutional.backends.embedded import fetched_file, sha256_file
+from constitutional.backends.openvino_engine import KV_CACHE_TYPE, Engine
 from constitutional.backends.openvino_model import Prepared, prepare
 from constitutional.backends.tokens import completed, encode_batch, encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
-T = TypeVar("T")
-
 PACKAGE = "openvino-genai"
-KV_CACHE_GB = 1
 TOKENS_PER_CALL = 16_384
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-"""Prompt and answer tokens given to the engine at once: they fit its cache, so nothing is evicted and recomputed."""
+"""Prompt and answer tokens given to the engine at once: those of embedded models fit its cache."""
 
 
 def identity(name: str, dtype: str = "auto") -> str:
-    """The model's identity without opening it: name, digest of the GGUF file, engine version, number type.
+    """The model's identity without opening it: name, digest of the GGUF file, engine version, number types.
 
     Raises:
         ConfigError: neither an embedded name nor a path that ends in `.gguf`.
@@ -45,7 +41,7 @@ def identity(name: str, dtype: str = "auto") -> str:
     """
     path, digest = _source(name)
     shown = name if name in CATALOG else path.name
-    return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}/{_resolved(dtype)}"
+    return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}/{_resolved(dtype)}/kv-{KV_CACHE_TYPE}"
 
 
 def _resolved(dtype: str) -> str:
@@ -78,17 +74,17 @@ class OpenVinoBackend:
         self.model = identity(name, dtype)
         self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()
-        self._pipe = _open_engine(self._prepared.folder, _resolved(dtype), threads)
-        self._engine = threading.Lock()  # held by a call that was interrupted until the engine has really ended it
+        self._engine = Engine(self._prepared.folder, self.model, _resolved(dtype), threads)
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
         room: dict[str, Any] = {"context": self._prepared.context, "name": self.model}
         prompts = encode_batch(self._tokenizer, batch, more=sampling.max_tokens, **room)
+        self._engine.open()
         done: list[Completion] = []
         for rows in _calls(prompts, sampling.max_tokens):
             started = time.perf_counter()
-            outputs = self._write([prompts[r] for r in rows], [self._config(sampling, r) for r in rows])
+            outputs = self._engine.write([prompts[r] for r in rows], [self._config(sampling, r) for r in rows])
             seconds = (time.perf_counter() - started) / len(rows)
             told: dict[str, Any] = {"model": self.model, "sampling": sampling, "seconds": seconds}
             done += [
@@ -107,6 +103,10 @@ class OpenVinoBackend:
             f"{PACKAGE} gives the log-probability of the token it chose and of no other: "
             "judge with `embedded:NAME` or `local:PATH` (`judge:` in the recipe), or with `mode: vote`"
         )
+
+    def keep_dialogues(self) -> AbstractContextManager[None]:
+        """Within it, what dialogues have in common with those of its earlier calls is not read again."""
+        return self._engine.keeping()
 
     def room(self, dialogue: Dialogue) -> int:
         """Tokens left in the context window after the dialogue."""
@@ -130,22 +130,6 @@ class OpenVinoBackend:
             config.rng_seed = seed_for(sampling.seed, row)
         return config
 
-    def _write(self, prompts: list[list[int]], configs: list[Any]) -> list[list[int]]:
-        import numpy
-        import openvino  # type: ignore[import-untyped,unused-ignore]
-
-        tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
-
-        def call() -> Any:
-            with self._engine:
-                return self._pipe.generate(tensors, configs)
-
-        try:
-            results = _interruptible(call)
-        except RuntimeError as error:
-            raise BackendError(f"{self.model}: {_last_line(error)}", retryable=True) from error
-        return [[int(token) for token in result.m_generation_ids[0]] for result in results]
-
 
 def _source(name: str) -> tuple[Path, str]:
     """The GGUF file a name stands for, and its sha256."""
@@ -164,45 +148,6 @@ def _engine_version() -> str:
         raise BackendError("openvino models need one more package: pip install 'constitutional[cpu]'") from None
 
 
-def _open_engine(folder: Path, dtype: str, threads: int | None) -> Any:
-    import openvino_genai
-
-    scheduler = openvino_genai.SchedulerConfig()
-    scheduler.enable_prefix_caching = False
-    scheduler.cache_size = KV_CACHE_GB
-    # the engine's own choice is bfloat16 wherever the processor knows it, which without AMX is 2.6 times as slow
-    properties: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype]}
-    if threads:
-        properties["INFERENCE_NUM_THREADS"] = threads
-    try:
-        return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
-    except RuntimeError as error:
-        raise BackendError(f"the engine cannot open {folder.name}: {_last_line(error)}") from error
-
-
-def _interruptible(work: Callable[[], T]) -> T:
-    """Runs a blocking engine call in a thread, so that Python can act on Ctrl-C and SIGTERM in the meantime.
-
-    The engine itself cannot be stopped: an interrupted call goes on in its thread until the batch is done.
-    """
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def attempt() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
 def _calls(prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
     """Row numbers in order, cut into calls of at most TOKENS_PER_CALL tokens (one row at least)."""
     rows: list[int] = []
@@ -216,8 +161,3 @@ def _calls(prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[i
         total += size
     if rows:
         yield rows
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
