@@ -22,7 +22,7 @@ from constitutional.config import load_recipe
 from constitutional.display import Silent
 from constitutional.pipeline import run_recipe
 from constitutional.pipeline.context import Context
-from constitutional.pipeline.ray_engine import RayChoice, open_ray
+from constitutional.pipeline.ray_engine import RayChoice, _sweep, open_ray
 
 ray = pytest.importorskip("ray")
 KILLS = int(os.environ.get("WORKER_KILLS", "10"))
@@ -148,6 +148,10 @@ def test_a_driver_killed_with_its_own_ray_leaves_nothing_behind_and_a_folder_tha
         driver.communicate()
     assert not list(out.glob("stages/07*"))
     assert len(started) >= 4 and gone(started)
+    base = Path(tempfile.gettempdir())
+    assert list(base.glob(f"ray-{driver.pid}-*"))  # its own last act would have been to remove it
+    _sweep(base)  # as the next one does that starts a Ray
+    assert not list(base.glob(f"ray-{driver.pid}-*"))
     shutil.copytree(out, tmp_path / "other")
     run_recipe(load_recipe(recipe), recipe, out)
     assert left(out) == left(expected)
@@ -156,6 +160,18 @@ def test_a_driver_killed_with_its_own_ray_leaves_nothing_behind_and_a_folder_tha
     said, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, said
     assert left(tmp_path / "other") == left(expected)
+
+
+def test_only_what_a_dead_driver_left_is_swept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    names = [f"ray-{dead.pid}-left", f"ray-{os.getpid()}-alive", "ray-x-other", f"ray-{dead.pid}-notray"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        if not name.endswith("notray"):
+            (tmp_path / name / "session_latest").symlink_to(tmp_path)
+    _sweep(tmp_path)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(names[1:])
 
 
 @pytest.mark.slow

@@ -242,8 +242,9 @@ class RayWorkers:
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if choice.address is None:
             # a folder of its own, with a short name: sockets lie in it, whose paths may have 107 characters
-            short = len(tempfile.gettempdir()) <= _SHORT
-            self._scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=None if short else "/tmp"))
+            base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _SHORT else "/tmp"
+            _sweep(Path(base))
+            self._scratch = Path(tempfile.mkdtemp(prefix=f"ray-{os.getpid()}-", dir=base))
             cpus = threads * (choice.workers or max(1, (os.cpu_count() or 1) // threads))
             own = {"num_cpus": cpus, "object_store_memory": _STORE, "include_dashboard": False}
             options = {**own, "_temp_dir": str(self._scratch), "address": "local", **quiet}
@@ -262,6 +263,16 @@ class RayWorkers:
         finally:
             for number, handler in before.items():  # Ray sets its own
                 signal.signal(number, handler)
+
+
+def _sweep(base: Path) -> None:
+    """Removes the folders of drivers that were killed, and could not."""
+    for folder in base.glob("ray-*-*"):
+        pid = folder.name.split("-")[1]
+        with suppress(OSError):
+            ours = folder.stat().st_uid == os.getuid() and (folder / "session_latest").is_symlink()
+            if ours and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:
