@@ -180,6 +180,7 @@ def test_a_signal_in_the_middle_of_a_batch_is_acted_on(backend: openvino.OpenVin
         "from constitutional.backends.openvino import OpenVinoBackend\n"
         "from constitutional.records import Sampling, assistant\n"
         f"engine = OpenVinoBackend('{NAME}', threads=1)\n"
+        "engine.generate([(assistant('Once'),)], Sampling(max_tokens=1))\n"  # opens it
         "print('writing', flush=True)\n"
         "engine.generate([(assistant('Once upon a time'),)] * 16, Sampling(temperature=1.5, max_tokens=1000))\n"
     )

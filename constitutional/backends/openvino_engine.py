@@ -68,13 +68,9 @@ class Engine:
             BackendError: it cannot open the model.
         """
         opened = self._opened
-
-        def work() -> None:
-            with self._busy:
-                if opened.pipe is None:
-                    opened.pipe = open_engine(self._folder, self._dtype, self._threads, caching=opened.caching)
-
-        _interruptible(work)
+        with self._busy:  # in this thread: opened in one that then ends, it sometimes runs on one processor only
+            if opened.pipe is None:
+                opened.pipe = open_engine(self._folder, self._dtype, self._threads, caching=opened.caching)
 
     def write(self, prompts: Sequence[Sequence[int]], configs: Sequence[Any]) -> list[list[int]]:
         """What the open engine writes to each prompt, in order, end tokens left out.
