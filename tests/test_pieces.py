@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_tree_attention import SHAPE as tree_shape
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -16,17 +17,7 @@ from transformers import (
 from constitutional.backends import pieces
 from constitutional.backends.pieces import feed_in_pieces
 
-SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
+SHAPE = tree_shape | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 EXPERTS = {
     "num_experts": 4,
     "num_key_value_heads": 4,
