@@ -13,6 +13,9 @@ Fact = tuple[str, str]
 PROBLEM = "PROBLEM"
 """Name of the facts that say that two records which should agree do not."""
 
+POLICY_TEXT = "policy_text"
+"""Name in lock.json of what wrote the policy's text, where that was another engine than the policy's own."""
+
 _USES_SHOWN = 8
 
 
@@ -141,8 +144,10 @@ def template_facts(ix: Index, digests: Sequence[str]) -> list[Fact]:
 
 def model_facts(ix: Index, name: str, identity: str, role: str) -> list[Fact]:
     """A model that took part, checked against the one the run locked for its role."""
-    locked = ix.view.lock.get("models", {}).get(role)
-    return [(name, identity), *check(identity == locked, f"the run locked {locked} as its {role}, not {identity}")]
+    models = ix.view.lock.get("models", {})
+    locked, own = models.get(role), models.get("policy")
+    allowed = (locked, models.get(POLICY_TEXT)) if locked == own else (locked,)  # feedback may be the policy itself
+    return [(name, identity), *check(identity in allowed, f"the run locked {locked} as its {role}, not {identity}")]
 
 
 def logprobs_text(logprobs: Sequence[float]) -> str:

@@ -1,8 +1,8 @@
 """Models behind two verbs: `generate` and `loglikelihood`, batch in, batch out, order kept.
 
-A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `vllm:PATH_OR_HUB_ID`,
-`openai:MODEL@BASE_URL`, `scripted:FILE`); `open_backend` turns the spec into a live backend and imports the heavy
-library only then.
+A model is named by a spec string (`local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME_OR_PATH`,
+`vllm:PATH_OR_HUB_ID`, `openai:MODEL@BASE_URL`, `scripted:FILE`); `open_backend` turns the spec into a live backend and
+imports the heavy library only then.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def open_backend(
     """Opens the model a spec names.
 
     Args:
-        spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME`, `vllm:PATH_OR_HUB_ID`, `openai:MODEL@BASE_URL`
-            or `scripted:FILE`.
+        spec: `local:PATH_OR_HUB_ID`, `embedded:NAME`, `openvino:NAME_OR_PATH`, `vllm:PATH_OR_HUB_ID`,
+            `openai:MODEL@BASE_URL` or `scripted:FILE`.
         dtype: what the model computes in: "float32", "bfloat16", or "auto" for the one
             this machine is fast at.
         threads: CPU threads; when None the engine's own choice, of torch as `cpu.use_threads` says.

@@ -141,6 +141,12 @@ def converted_folder(name: str) -> Path:
     return _dense(model)
 
 
+def folder_name(folder: Path) -> str:
+    """What records call a model folder: the embedded model it was converted from, else the folder's own name."""
+    place = folder.resolve()
+    return next((m.name for m in CATALOG.values() if _dense(m).resolve() == place), place.name)
+
+
 def models_table() -> list[ModelRow]:
     """Every model of the catalog and how far it is: a look at the cache, without hashing."""
     return [ModelRow(m.name, m.title, m.licence, m.bytes, _state(m)) for m in CATALOG.values()]

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,9 @@ def export_gguf(folder: Path, out: Path, kind: str = "f32", progress: Progress |
     """
     if kind not in TYPES:
         raise ConfigError(f"unknown type '{kind}'{nearest(kind, TYPES)} (known: {', '.join(TYPES)})")
-    check_model_folder(folder, str(folder))
-    try:
-        import gguf
-    except ImportError as error:
-        raise BackendError("writing GGUF needs one more package: pip install 'constitutional[gguf]'") from error
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    _check(config, folder)
+    config = check_exportable(folder)
+    import gguf
+
     part = out.with_name(out.name + ".part")
     try:
         with ExitStack() as open_files:
@@ -84,7 +81,16 @@ def export_gguf(folder: Path, out: Path, kind: str = "f32", progress: Progress |
         part.unlink(missing_ok=True)
 
 
-def _check(config: dict[str, Any], folder: Path) -> None:
+def check_exportable(folder: Path) -> dict[str, Any]:
+    """The configuration of a model folder that can be exported.
+
+    Raises:
+        BackendError: no model folder, or one whose model the file could not say rightly; the `gguf` package is missing.
+    """
+    check_model_folder(folder, str(folder))
+    if find_spec("gguf") is None:
+        raise BackendError("writing GGUF needs one more package: pip install 'constitutional[gguf]'")
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     problems = {
         f"model type '{config.get('model_type')}' (llama and qwen2 can)": config.get("model_type")
@@ -96,6 +102,7 @@ def _check(config: dict[str, Any], folder: Path) -> None:
     for problem, found in problems.items():
         if found:
             raise BackendError(f"{folder}: a model with {problem} cannot be exported to GGUF")
+    return config
 
 
 def _write_config(writer: Any, config: dict[str, Any], name: str, file_type: int) -> None:

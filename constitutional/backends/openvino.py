@@ -1,7 +1,8 @@
-"""Fast text generation on a CPU by an untrained GGUF model, through OpenVINO GenAI (extra `cpu`).
+"""Fast text generation on a CPU by a GGUF model or a model folder, through OpenVINO GenAI (extra `cpu`).
 
-The engine only writes; it gives the log-probability of the token it chose and of no other, so it cannot judge. Prompts
-are tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
+The engine only writes; it gives the log-probability of the token it chose and of no other, so it cannot judge. Of a
+model folder, such as a training leaves, log-probabilities are computed from the same weights in torch. Prompts are
+tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
 
 Equal calls give equal results, though the engine's prefix cache could tell of earlier ones (`openvino_engine.py`), and
 every dialogue gets a seed of its own: the engine starts each request's generator from the seed alone, so that equal
@@ -13,16 +14,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from constitutional.backends import Likelihood
+from constitutional.backends import Backend, Likelihood, open_backend
 from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
-from constitutional.backends.embedded import fetched_file, sha256_file
+from constitutional.backends.embedded import fetched_file, folder_name, sha256_file
+from constitutional.backends.identity import weights_digest
 from constitutional.backends.openvino_engine import KV_CACHE_TYPE, Engine
-from constitutional.backends.openvino_model import Prepared, prepare
+from constitutional.backends.openvino_model import FOLDER_TYPE, Prepared, prepare, prepare_folder
 from constitutional.backends.tokens import completed, encode_batch, encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
@@ -32,16 +36,37 @@ TOKENS_PER_CALL = 16_384
 """Prompt and answer tokens given to the engine at once: those of embedded models fit its cache."""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a name stands for."""
+
+    path: Path
+    called: str
+    digest: str
+    """Of the file, or of the folder's files that shape its answers, in hex."""
+
+    @property
+    def cited(self) -> str:
+        """As records cite it; a folder with what its matrices are stored as for the engine."""
+        if self.path.is_dir():
+            return f"{self.called}@{self.digest}/{FOLDER_TYPE}"
+        return f"{self.called}@sha256:{self.digest[:12]}"
+
+
 def identity(name: str, dtype: str = "auto") -> str:
-    """The model's identity without opening it: name, digest of the GGUF file, engine version, number types.
+    """The model's identity without opening it: name, digest of its files, engine version, number types.
 
     Raises:
-        ConfigError: neither an embedded name nor a path that ends in `.gguf`.
-        BackendError: the file or the package is missing; the message holds the command that mends it.
+        ConfigError: no embedded name, no path that ends in `.gguf`, no folder.
+        BackendError: the file or the package is missing, or a folder that is no model folder; the message holds the
+            command that mends it.
     """
-    path, digest = _source(name)
-    shown = name if name in CATALOG else path.name
-    return f"openvino:{shown}@sha256:{digest[:12]}/{PACKAGE}-{_engine_version()}/{_resolved(dtype)}/kv-{KV_CACHE_TYPE}"
+    return f"openvino:{_source(name).cited}/{engine_identity(dtype)}"
+
+
+def engine_identity(dtype: str = "auto") -> str:
+    """The part of an identity that every model of this engine shares: its version and the number types."""
+    return f"{PACKAGE}-{_engine_version()}/{_resolved(dtype)}/kv-{KV_CACHE_TYPE}"
 
 
 def _resolved(dtype: str) -> str:
@@ -50,28 +75,31 @@ def _resolved(dtype: str) -> str:
 
 def prepare_model(name: str) -> Prepared:
     """Translates a model for the engine, once; later calls find the translation. Errors are those of the backend."""
-    path, digest = _source(name)
+    source = _source(name)
+    if source.path.is_dir():
+        return prepare_folder(source.path, source.digest, _engine_version())
     ends = CATALOG[name].end_tokens if name in CATALOG else ()
-    return prepare(path, digest, _engine_version(), ends)
+    return prepare(source.path, source.digest, _engine_version(), ends)
 
 
 class OpenVinoBackend:
     """Implements `constitutional.backends.Backend` for generation."""
 
     def __init__(self, name: str, *, dtype: str = "auto", threads: int | None = None) -> None:
-        """Opens the model; the first time the GGUF file is also translated for the engine and kept in the cache.
+        """Opens the model; the first time it is also translated for the engine and kept in the cache.
 
         Args:
-            name: an embedded model's name, or the path of a GGUF file.
+            name: an embedded model's name, the path of a GGUF file, or a model folder.
             dtype: what is computed in: "float32", "bfloat16", or "auto" for the one this processor is fast at.
             threads: CPU threads; the engine's own choice when None.
 
         Raises:
-            ConfigError: neither an embedded name nor a path that ends in `.gguf`.
-            BackendError: the file or the package is missing, or the engine cannot read the file.
+            ConfigError: no embedded name, no path that ends in `.gguf`, no folder.
+            BackendError: the file or the package is missing, or the engine cannot read the model.
         """
         amx_works()
         self.model = identity(name, dtype)
+        self._name, self._dtype, self._threads = name, dtype, threads
         self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()
         self._engine = Engine(self._prepared.folder, self.model, _resolved(dtype), threads)
@@ -94,15 +122,22 @@ class OpenVinoBackend:
         return done
 
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
-        """Not to be had from this engine.
+        """Of a model folder, computed in torch; not to be had otherwise.
 
         Raises:
-            BackendError: always; names the model to judge with.
+            BackendError: a GGUF model; names the model to judge with.
         """
+        if Path(self._name).is_dir():
+            return self._in_torch.loglikelihood(batch, continuations)
         raise BackendError(
             f"{PACKAGE} gives the log-probability of the token it chose and of no other: "
             "judge with `embedded:NAME` or `local:PATH` (`judge:` in the recipe), or with `mode: vote`"
         )
+
+    @cached_property
+    def _in_torch(self) -> Backend:
+        """The folder's own weights; opened when first asked."""
+        return open_backend(f"local:{self._name}", dtype=self._dtype, threads=self._threads)
 
     def keep_dialogues(self) -> AbstractContextManager[None]:
         """Within it, what dialogues have in common with those of its earlier calls is not read again."""
@@ -131,14 +166,15 @@ class OpenVinoBackend:
         return config
 
 
-def _source(name: str) -> tuple[Path, str]:
-    """The GGUF file a name stands for, and its sha256."""
-    if name in CATALOG or not name.endswith(".gguf"):
-        return fetched_file(name), CATALOG[name].sha256
+def _source(name: str) -> _Source:
     path = Path(name)
+    if name not in CATALOG and path.is_dir():
+        return _Source(path, folder_name(path), weights_digest(name, f"openvino:{name}"))
+    if name in CATALOG or not name.endswith(".gguf"):
+        return _Source(fetched_file(name), name, CATALOG[name].sha256)
     if not path.is_file():
         raise BackendError(f"no such GGUF file: {path}")
-    return path, sha256_file(path)
+    return _Source(path, path.name, sha256_file(path))
 
 
 def _engine_version() -> str:

@@ -1,21 +1,29 @@
-"""A GGUF file translated for OpenVINO once, with its tokenizer, and kept in the cache beside the other models."""
+"""A GGUF file or a model folder translated for OpenVINO once, and kept with its tokenizer beside the other models."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from constitutional.backends.embedded import cache_folder
+from constitutional.backends.gguf_export import export_gguf
+from constitutional.backends.tokens import context_of, load_tokenizer, stop_ids
 from constitutional.errors import BackendError
 
 TRANSLATOR = 1  # raise it when the layout of the folder changes
 MANIFEST = "translation.json"
+FOLDER_TYPE = "f16"
+"""What the matrices of a model folder are stored as: of the types the engine reads, the one that loses least."""
+
+_Fill = Callable[[Path, Path], dict[str, Any]]
+"""Puts a GGUF file at the first path and a tokenizer into the second; gives what the manifest says of the model."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,6 @@ class Prepared:
 def prepare(source: Path, sha256: str, engine: str, end_tokens: Sequence[str]) -> Prepared:
     """Translates a GGUF file for the engine, or finds the translation made before.
 
-    The manifest is written last and the folder renamed into place, so a folder with a manifest is whole.
-
     Args:
         source: the GGUF file.
         sha256: its digest; names the folder.
@@ -49,32 +55,70 @@ def prepare(source: Path, sha256: str, engine: str, end_tokens: Sequence[str]) -
     Raises:
         BackendError: the engine or transformers cannot read the file, or it cannot be kept.
     """
+    return _prepared(sha256[:16], source.name, engine, partial(_take_file, source, end_tokens))
+
+
+def prepare_folder(source: Path, digest: str, engine: str) -> Prepared:
+    """Translates a model folder (config, safetensors, tokenizer), or finds the translation made before.
+
+    Args:
+        source: the folder; it is exported to GGUF on the way.
+        digest: of the files that shape its answers; names the folder of the translation.
+        engine: as for `prepare`.
+
+    Raises:
+        BackendError: a model that GGUF files of ours cannot say rightly, or as `prepare`.
+    """
+    return _prepared(f"{digest[:16]}-{FOLDER_TYPE}", source.name, engine, partial(_take_folder, source))
+
+
+def _prepared(key: str, called: str, engine: str, fill: _Fill) -> Prepared:
     base = cache_folder() / "openvino"
-    folder = base / f"{sha256[:16]}-{engine}-{TRANSLATOR}"
+    folder = base / f"{key}-{engine}-{TRANSLATOR}"
     try:
         base.mkdir(parents=True, exist_ok=True)
         with FileLock(base / f"{folder.name}.lock"):
             if not (folder / MANIFEST).is_file():
-                _translate(source, folder, end_tokens)
+                _translate(called, folder, fill)
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return Prepared(folder, int(known["context"]), tuple(known["stop_ids"]))
     except OSError as error:
-        raise BackendError(f"{source.name} cannot be translated into {base}: {error.strerror or error}") from error
+        raise BackendError(f"{called} cannot be translated into {base}: {error.strerror or error}") from error
 
 
-def _translate(source: Path, folder: Path, end_tokens: Sequence[str]) -> None:
+def _translate(called: str, folder: Path, fill: _Fill) -> None:
+    """The manifest is written last and the folder renamed into place, so a folder with a manifest is whole."""
     work = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     work.mkdir(parents=True)
-    link = work / "model.gguf"
+    file = work / "model.gguf"
+    known = fill(file, work)
+    _save_engine_files(file, called)
+    file.unlink()
+    (work / MANIFEST).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    work.rename(folder)
+
+
+def _take_folder(source: Path, file: Path, work: Path) -> dict[str, Any]:
+    from transformers import AutoConfig, GenerationConfig
+
+    export_gguf(source, file, FOLDER_TYPE)
+    tokenizer = load_tokenizer(source, str(source))
+    config = AutoConfig.from_pretrained(str(source))
+    given = (source / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(str(source)) if given else GenerationConfig.from_model_config(config)
+    tokenizer.save_pretrained(work)
+    stops = stop_ids(generation, tokenizer)  # as when the folder is opened in torch
+    stops.sort(key=lambda one: one != tokenizer.eos_token_id)
+    return {"context": context_of(config), "stop_ids": stops}
+
+
+def _take_file(source: Path, end_tokens: Sequence[str], link: Path, work: Path) -> dict[str, Any]:
     link.symlink_to(source.resolve())  # the engine writes its files beside the GGUF it reads
     known = _save_tokenizer(link, work, end_tokens)
     _check_types(link)
-    _save_engine_files(link)
-    link.unlink()
-    (work / MANIFEST).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    work.rename(folder)
+    return known
 
 
 def _save_tokenizer(link: Path, work: Path, end_tokens: Sequence[str]) -> dict[str, Any]:
@@ -110,13 +154,13 @@ def _check_types(link: Path) -> None:
         )
 
 
-def _save_engine_files(link: Path) -> None:
+def _save_engine_files(file: Path, called: str) -> None:
     import openvino_genai
 
     try:
-        openvino_genai.LLMPipeline(link, "CPU", enable_save_ov_model=True)
+        openvino_genai.LLMPipeline(file, "CPU", enable_save_ov_model=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-200:]
-        raise BackendError(f"the engine cannot read {link.resolve().name}: {reason}") from error
-    if not (link.parent / "openvino_model.xml").is_file():
-        raise BackendError(f"the engine saved no translation of {link.resolve().name}")
+        raise BackendError(f"the engine cannot read {called}: {reason}") from error
+    if not (file.parent / "openvino_model.xml").is_file():
+        raise BackendError(f"the engine saved no translation of {called}")

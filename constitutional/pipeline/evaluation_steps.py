@@ -57,6 +57,7 @@ def answer_stage(
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
             "policy": ctx.identity("policy"),
+            **ctx.engine_key,
             "sampling": draw.model_dump(mode="json"),
             "systems": list(systems),
             "seed": ctx.recipe.seed,
@@ -68,13 +69,14 @@ def answer_stage(
     # work is cut by system first, so that there is never more than one trained model in memory
     starts = range(0, len(prompts), size)
     tasks = [(system, i, prompts[start : start + size]) for system in systems for i, start in enumerate(starts)]
-    backends = {system: Lazy(ctx, spec) for system, spec in systems.items()}
+    writers = {system: ctx.writes(spec) for system, spec in systems.items()}
+    backends = {system: Lazy(ctx, spec) for system, spec in writers.items()}
 
     def work(chunk: Sequence[tuple[System, int, list[Prompt]]], index: int) -> Iterator[EvaluatedAnswer | Failure]:
         for system, part, batch in chunk:
             for other in backends:
                 if other not in ("base", system) and backends[other].opened:
-                    backends[other] = Lazy(ctx, systems[other])
+                    backends[other] = Lazy(ctx, writers[other])
                     release_memory()
             yield from answer(
                 batch,

@@ -45,6 +45,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
             **conditions,
             "templates": [ctx.pack.digest(t) for t in templates],
             "policy": ctx.identity("policy"),
+            **ctx.engine_key,
             "critic": ctx.identity("feedback"),
             "sampling": [draw.model_dump(mode="json"), critic_draw.model_dump(mode="json")],
             "settings": settings.model_dump(mode="json"),
@@ -53,7 +54,7 @@ def revise_step(ctx: Context, done: Done, number: int) -> StageResult:
         },
         {},
     )
-    specs = [ctx.spec(role) for role in ("policy", "feedback", "judge")]
+    specs = [ctx.writer("policy"), ctx.writer("feedback"), ctx.spec("judge")]
     opened = {spec: Lazy(ctx, spec) for spec in specs}  # roles of one model share it
     policy, critic, judge = (opened[spec] for spec in specs)
 
@@ -110,6 +111,7 @@ def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
             "policy": ctx.identity("policy"),
+            **ctx.engine_key,
             "draws": settings.draws,
             "sampling": draw.model_dump(mode="json"),
             "seed": ctx.recipe.seed,
@@ -117,7 +119,7 @@ def helpful_step(ctx: Context, done: Done, number: int) -> StageResult:
         },
         {},
     )
-    policy = Lazy(ctx, ctx.spec("policy"))
+    policy = Lazy(ctx, ctx.writer("policy"))
 
     def work(chunk: Sequence[Prompt], index: int) -> Iterator[Answer | Failure]:
         return respond(
@@ -167,7 +169,7 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
         return _given_pairs(ctx, ctx.pairs, number)
     settings, prompts = ctx.recipe.sample, ctx.select("red_team", "train")
     draw = ctx.sampling("policy", temperature=settings.temperature)
-    spec = ctx.trained(done, "sft")
+    spec = ctx.writes(ctx.trained(done, "sft"))
     inputs = {"sft": done["sft"]} if "sft" in done else {}
     if settings.revisions:
         inputs["revise"] = done["revise"]
@@ -178,6 +180,7 @@ def sample_step(ctx: Context, done: Done, number: int) -> StageResult:
             "prompts": ctx.prompts_key(prompts),
             "templates": [ctx.pack.digest("respond")],
             "policy": ctx.identity("policy"),
+            **ctx.engine_key,
             "sampling": draw.model_dump(mode="json"),
             "n": settings.n,
             "revisions": ["drop_flagged", ctx.recipe.sft.drop_flagged] if settings.revisions else [],

@@ -16,6 +16,7 @@ from constitutional.errors import ConfigError, DataError, nearest
 from constitutional.feedback.judging.ways import Way
 from constitutional.interop.pairs import LabelledPairs, read_pairs
 from constitutional.pipeline.jury import Juror, jury
+from constitutional.pipeline.weights import through_openvino
 from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split
@@ -67,6 +68,24 @@ class Inputs:
         if role == "judge":
             return self.juror.spec
         return self.located(recipe.policy if recipe.feedback == "self" else recipe.feedback)
+
+    def writer(self, role: str) -> str:
+        """The spec of what writes the text of `policy` or `feedback`."""
+        own = role == "policy" or self.recipe.feedback == "self"
+        return self.writes(self.spec(role)) if own else self.spec(role)
+
+    def writes(self, spec: str) -> str:
+        """The spec of what writes the text of the policy's model, or of one that was trained from it."""
+        return spec if self.recipe.policy_engine == "torch" else through_openvino(spec)
+
+    @property
+    def engine_key(self) -> dict[str, object]:
+        """What the key of a step in which the policy writes holds of the engine; nothing where it is torch."""
+        if self.recipe.policy_engine == "torch":
+            return {}
+        from constitutional.backends.openvino import FOLDER_TYPE, engine_identity
+
+        return {"policy_engine": f"{FOLDER_TYPE}/{engine_identity(self.recipe.dtype)}"}
 
     def located(self, spec: str) -> str:
         """A model spec of the recipe, its path found."""

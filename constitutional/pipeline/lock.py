@@ -9,6 +9,8 @@ from pathlib import Path
 import yaml
 
 from constitutional.audit.current import CHECKS_SUFFIX
+from constitutional.audit.trace_node import POLICY_TEXT
+from constitutional.backends.identity import identify
 from constitutional.checks import coded_digest
 from constitutional.errors import RunError
 from constitutional.pipeline.inputs import Inputs
@@ -26,7 +28,7 @@ def write_lock(folder: RunFolder, inputs: Inputs) -> None:
         "principles": {p.ref: coded_digest(p, identities.get(p.ref)) for p in constitution.principles},
         **({"checks": identities} if identities else {}),
         "templates": {"pack": pack.ref, **{name: pack.digest(name) for name in pack.templates}},
-        "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")},
+        "models": {role: inputs.identity(role) for role in ("policy", "feedback", "judge")} | _policy_text(inputs),
         **_more_judges(inputs),
         "prompts": len(inputs.every_prompt),
         "seed": recipe.seed,
@@ -42,6 +44,13 @@ def write_lock(folder: RunFolder, inputs: Inputs) -> None:
     if identities:
         _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
     write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.every_prompt))
+
+
+def _policy_text(inputs: Inputs) -> dict[str, str]:
+    """What the policy's text says it was written by, where that is not the policy as judging and training open it."""
+    if inputs.recipe.policy_engine == "torch":
+        return {}
+    return {POLICY_TEXT: identify(inputs.writer("policy"), inputs.recipe.dtype)}
 
 
 def _more_judges(inputs: Inputs) -> dict[str, dict[str, str]]:

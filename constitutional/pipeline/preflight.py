@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from constitutional.backends.endpoint.wire import require_extra
+from constitutional.backends.gguf_export import check_exportable
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
 from constitutional.config import resolve_path
@@ -15,6 +16,7 @@ from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
 from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.weights import weights_of
 from constitutional.principles import Constitution, Phase
 from constitutional.prompts import load_pairs
 from constitutional.records import user
@@ -155,6 +157,9 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     specs = [inputs.spec("policy"), inputs.spec("feedback"), *(juror.spec for juror in inputs.jury)]
     if any(spec.startswith("openai:") for spec in specs):
         require_extra()
+    if inputs.recipe.policy_engine == "openvino":
+        identify(inputs.writer("policy"), inputs.recipe.dtype)
+        check_exportable(weights_of(inputs.spec("policy")))
     trained = [step for step in steps if step in TRAINING]
     if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
         raise ConfigError(f"policy: {inputs.recipe.policy} cannot be trained ({trained[0]}): use local: or embedded:")

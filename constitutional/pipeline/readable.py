@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
-from constitutional.errors import TrainingError
 from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.weights import weights_of
 from constitutional.records import Failure
 from constitutional.settings import DpoSettings
 from constitutional.training.rows import PreferenceRow
@@ -55,19 +54,3 @@ def unread(ctx: Inputs, reader: Reader) -> Unread:
         return None
 
     return reason
-
-
-def weights_of(spec: str) -> Path:
-    """The model folder behind a spec.
-
-    Raises:
-        TrainingError: a scripted or openvino model, which cannot be trained.
-    """
-    kind, _, rest = spec.partition(":")
-    if kind == "embedded":
-        from constitutional.backends.embedded import converted_folder
-
-        return converted_folder(rest)
-    if kind == "local":
-        return Path(rest)
-    raise TrainingError(f"{spec} cannot be trained: a policy is local: or embedded:")

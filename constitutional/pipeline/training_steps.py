@@ -9,7 +9,7 @@ from constitutional.errors import TrainingError
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.optimising import optimise_on_rewards, optimise_on_rows, rl_inputs, rl_key, rl_prompts
 from constitutional.pipeline.preference_rows import conditions, human_comparisons, policy_rows, preference_rows
-from constitutional.pipeline.readable import weights_of
+from constitutional.pipeline.weights import weights_of
 from constitutional.processes import leads
 from constitutional.records import Answer, Failure, Record, Revision, short_digest
 from constitutional.runs import Stage, StageResult

@@ -97,12 +97,17 @@ READS_NO_PROMPTS: frozenset[StageName] = frozenset({"sample", "gate", "judge"})
 """Steps that need no prompts where `sample.pairs` brings the comparisons."""
 
 _LOOP = ("rounds", "promotion")
+_NEWER = ("checkpoint_every", "policy_engine")
 
 
 class Recipe(Record):
     """One run, fully written out. Paths are texts as written; `config.resolve_path` finds them.
 
     `dtype` is what torch models compute in; `auto` is the one this machine is fast at.
+
+    `policy_engine` is what writes the policy's text, that of the models trained from it, and that of `feedback: self`:
+    torch, or openvino, which is faster on a CPU and reads the same weights rounded to 16 bits. Judging and training
+    are torch's.
 
     `prompts` may be left out where `sample.pairs` brings the comparisons and no step answers prompts.
 
@@ -124,6 +129,7 @@ class Recipe(Record):
     judge: SpecOrSelf | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     threads: Count | None = None
+    policy_engine: Literal["torch", "openvino"] = "torch"
     chunk_size: Count = 16
     checkpoint_every: Count | None = 50
     stages: tuple[StageName, ...] | None = None
@@ -145,10 +151,11 @@ class Recipe(Record):
 
     @model_serializer(mode="wrap")
     def _without_rounds(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A recipe without rounds is written as before there were any."""
+        """A recipe without rounds, or another newer setting, is written as before there were any."""
         fields: dict[str, object] = handler(self)
-        if self.checkpoint_every == type(self).model_fields["checkpoint_every"].default:
-            fields.pop("checkpoint_every", None)
+        for name in _NEWER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
         return {name: value for name, value in fields.items() if name not in _LOOP or value is not None}
 
     @model_validator(mode="after")
