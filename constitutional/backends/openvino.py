@@ -61,11 +61,15 @@ def identity(name: str, dtype: str = "auto") -> str:
         BackendError: the file or the package is missing, or a folder that is no model folder; the message holds the
             command that mends it.
     """
-    return f"openvino:{_source(name).cited}/{engine_identity(dtype)}"
+    return f"openvino:{_source(name).cited}/{_engine_identity(dtype)}"
 
 
-def engine_identity(dtype: str = "auto") -> str:
-    """The part of an identity that every model of this engine shares: its version and the number types."""
+def folder_engine(dtype: str) -> str:
+    """The part of an identity that all model folders share: number types, and the engine with its version."""
+    return f"{FOLDER_TYPE}/{_engine_identity(dtype)}"
+
+
+def _engine_identity(dtype: str) -> str:
     return f"{PACKAGE}-{_engine_version()}/{_resolved(dtype)}/kv-{KV_CACHE_TYPE}"
 
 

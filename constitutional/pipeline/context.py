@@ -11,6 +11,7 @@ from constitutional.backends.cpu import use_threads
 from constitutional.backends.endpoint.batch_files import write_batches
 from constitutional.backends.endpoint.calls import NAME as CALLS
 from constitutional.backends.endpoint.calls import Calls
+from constitutional.backends.vllm import close_idle
 from constitutional.display import Display
 from constitutional.ledger import Ledger
 from constitutional.pipeline.inputs import Inputs
@@ -42,11 +43,12 @@ class Context(Inputs):
     """The processes of the launch, where there are several."""
 
     def begin_training(self, step: str, number: int, done: Done) -> None:
-        """Makes way for the training that comes now, and has every process of the launch begin it.
+        """Makes way for the training that comes now (of memory, too), and has every process of the launch begin it.
 
         It computes in the recipe's threads: a resumed run may have opened no model before it that would have said so.
         """
         use_threads(self.recipe.threads)
+        close_idle()
         self.folder.engine.train(step)
         if self.team is not None:
             self.team.call(self.folder, step, number, done)

@@ -83,9 +83,9 @@ class Inputs:
         """What the key of a step in which the policy writes holds of the engine; nothing where it is torch."""
         if self.recipe.policy_engine == "torch":
             return {}
-        from constitutional.backends.openvino import FOLDER_TYPE, engine_identity
+        from constitutional.backends.openvino import folder_engine
 
-        return {"policy_engine": f"{FOLDER_TYPE}/{engine_identity(self.recipe.dtype)}"}
+        return {"policy_engine": folder_engine(self.recipe.dtype)}
 
     def located(self, spec: str) -> str:
         """A model spec of the recipe, its path found."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from constitutional.backends.tokens import require_harmless_text
 from constitutional.errors import ConfigError
 from constitutional.records import Dialogue
 
@@ -25,7 +26,9 @@ def open_tokenizer(folder: str | Path) -> Any:
 
     Raises:
         ConfigError: not a model folder, an unmerged adapter, no tokenizer, or no chat template.
+        BackendError: as `require_harmless_text`.
     """
+    require_harmless_text()
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such model folder")
