@@ -1,9 +1,10 @@
-"""Answering a batch of prompts: our slots against transformers' padded `generate`, same model, prompts and sampling.
+"""Answering a batch of prompts: our slots, and openvino from the same folder, against transformers' padded `generate`.
 
     python benchmarks/generation_speed.py [--rows 32 64 104] [--max-tokens 64]
 
-Both run in this process, in turn, each once to warm up; tokens/s counts written tokens only. The padded baseline is
-given all rows in one batch, which is kind to it: it needs no second pass for a remainder.
+Same model, prompts and sampling. All run in this process, in turn, each once to warm up; tokens/s counts written tokens
+only. The padded baseline is given all rows in one batch, which is kind to it: it needs no second pass for a remainder.
+`openvino` is what `policy_engine: openvino` writes with: the folder's weights in 16 bits.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from constitutional.backends import open_backend
 from constitutional.backends.decoding import decode
 from constitutional.backends.padded import _generate
 from constitutional.backends.tokens import encode_dialogue
+from constitutional.pipeline.weights import through_openvino
 from constitutional.prompts import load_prompts
 from constitutional.records import Sampling
 
@@ -26,31 +28,35 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     args = parser.parse_args()
     backend = open_backend(args.model)
-    prompts = [
-        encode_dialogue(backend.tokenizer, prompt.messages)
-        for path, kind in PROMPTS
-        for prompt in load_prompts(path, kind)
-    ]
+    other = open_backend(through_openvino(args.model))
+    dialogues = [prompt.messages for path, kind in PROMPTS for prompt in load_prompts(path, kind)]
+    prompts = [encode_dialogue(backend.tokenizer, dialogue) for dialogue in dialogues]
     sampling = Sampling(temperature=0.2, top_p=0.9, repetition_penalty=1.1, max_tokens=args.max_tokens, seed=1)
     stops = set(backend._stop_ids)
 
-    def padded(rows: list[list[int]]) -> int:
-        written = _generate(backend._net, backend.tokenizer, rows, sampling, sorted(stops), 1)
+    def padded(count: int) -> int:
+        written = _generate(backend._net, backend.tokenizer, prompts[:count], sampling, sorted(stops), 1)
         return sum(next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids)) for ids in written)
 
-    def slots(rows: list[list[int]]) -> int:
-        return sum(map(len, decode(backend._net, rows, sampling, lambda ids: ids[-1] in stops)))
+    def slots(count: int) -> int:
+        return sum(map(len, decode(backend._net, prompts[:count], sampling, lambda ids: ids[-1] in stops)))
+
+    def openvino(count: int) -> int:
+        written = other.generate(dialogues[:count], sampling)
+        return sum(one.completion_tokens + (one.finish_reason == "stop") for one in written)
 
     print(f"{backend.model}, up to {args.max_tokens} tokens")
-    print(f"{'rows':>5} {'padded tokens/s':>16} {'slots tokens/s':>15} {'ratio':>6}")
+    print("tokens/s" + "".join(f"{title:>12}" for title in ("rows", "padded", "slots", "ratio", "openvino", "ratio")))
     for count in args.rows:
-        rows = prompts[:count]
         speed = {}
-        for name, run in (("padded", padded), ("slots", slots)):
-            run(rows[:4])
+        for run in (padded, slots, openvino):
+            run(4)
             started = time.perf_counter()
-            speed[name] = run(rows) / (time.perf_counter() - started)
-        print(f"{count:>5} {speed['padded']:>16.0f} {speed['slots']:>15.0f} {speed['slots'] / speed['padded']:>6.2f}")
+            speed[run] = run(count) / (time.perf_counter() - started)
+        plain, ours, theirs = speed.values()
+        print(
+            f"{'':8}{count:>12}{plain:>12.0f}{ours:>12.0f}{ours / plain:>12.2f}{theirs:>12.0f}{theirs / plain:>12.2f}"
+        )
 
 
 if __name__ == "__main__":
