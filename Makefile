@@ -45,7 +45,9 @@ nightly-kills: .setup-done
 	@TRAINING_KILLS=60 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/test_killed_trainings.py
 
 # vLLM's build for processors, in an environment of its own: it pins another transformers than ours
-vllm: .setup-done
+vllm: $(VLLM_VENV)/.setup-done
+
+$(VLLM_VENV)/.setup-done: Makefile
 	@echo "set-up: vLLM"
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -53,6 +55,7 @@ vllm: .setup-done
 	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps transformers==5.20.2  # before it, text could forge turns
 	@$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # made for a torch with CUDA
 	@$(VLLM_VENV)/bin/python tests/name_vllm.py
+	@touch $@
 
 # about 10 minutes on two cores: vLLM compiles the model whenever it opens it
 vllm-check: vllm models

@@ -221,16 +221,21 @@ def test_y1_hostile_yaml_is_one_placed_line_within_a_second_and_100_mb(tmp_path:
         assert said.isprintable() and len(said) < 1000 and seconds < 1 and grown < 100, (name, seconds, grown)
 
 
-def test_a_transformers_that_lets_text_forge_turns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("release", "refused"), [("5.19.0", True), ("4.57.6", True), ("5.20.0", False), ("6.0", False)]
+)
+def test_a_transformers_that_lets_text_forge_turns_is_refused(
+    release: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Releases before 5.20 hand the demand on to the template, which ignores it."""
-
-    def before(self: object, conversation: object, **settings: object) -> list[int]:
-        raise AssertionError("asked all the same")
-
-    tokenizer = load_tokenizer(save_tiny_model(tmp_path / "tiny"), "local:tiny")
-    encode_dialogue(tokenizer, (user("Hello"),))
+    folder = save_tiny_model(tmp_path / "tiny")
+    tokenizer = load_tokenizer(folder, "local:tiny")
     require_harmless_text.cache_clear()
-    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.apply_chat_template", before)
-    for attempt in (lambda: encode_dialogue(tokenizer, (user("Hello"),)), lambda: open_tokenizer(tmp_path / "tiny")):
-        with pytest.raises(BackendError, match=r"^transformers 5\.\d+\.\d+ takes control tokens .* 5\.20 or later"):
+    monkeypatch.setattr("constitutional.backends.tokens.version", lambda package: release)
+    for attempt in (lambda: encode_dialogue(tokenizer, (user("Hello"),)), lambda: open_tokenizer(folder)):
+        if refused:
+            with pytest.raises(BackendError, match=rf"^transformers {release} takes control tokens .* 5\.20 or later"):
+                attempt()
+        else:
             attempt()
+    require_harmless_text.cache_clear()

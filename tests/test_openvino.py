@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,25 @@ def test_an_engine_error_reaches_the_caller() -> None:
 
 def test_rows_are_cut_into_calls_in_order() -> None:
     prompts = [[0] * n for n in (6000, 6000, 6000, 20_000, 10)]
-    assert list(openvino._calls(prompts, 100)) == [[0, 1], [2], [3], [4]]
-    assert list(openvino._calls([], 100)) == []
+    assert list(openvino._calls(prompts, 100, 16_384)) == [[0, 1], [2], [3], [4]]
+    assert list(openvino._calls(prompts, 100, 13_000)) == [[0, 1], [2], [3], [4]]
+    assert list(openvino._calls(prompts, 100, 9_000)) == [[0], [1], [2], [3], [4]]
+    assert list(openvino._calls([], 100, 16_384)) == []
+
+
+@pytest.mark.embedded
+def test_what_the_engines_cache_cannot_hold_does_not_fit(
+    backend: openvino.OpenVinoBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine itself would answer with nothing, as if the model had."""
+    prepared = backend._prepared
+    assert prepared.kv_bytes == 30 * 3 * 64 * 2 * 2
+    assert (backend._context, backend._most) == (prepared.context, openvino.TOKENS_PER_CALL)
+    monkeypatch.setattr(openvino, "prepare_model", lambda name: replace(prepared, kv_bytes=2**30 // 100))
+    small = openvino.OpenVinoBackend(NAME)
+    assert backend.room(DIALOGUES[0]) - small.room(DIALOGUES[0]) == prepared.context - 90
+    with pytest.raises(BackendError, match="do not fit the context of 90 tokens"):
+        small.generate(DIALOGUES[:1], Sampling(max_tokens=90))
 
 
 def test_missing_model_and_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

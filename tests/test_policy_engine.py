@@ -67,6 +67,8 @@ def test_every_text_of_the_policy_names_the_engine_and_the_weights(run: Path) ->
     sft = identify(f"openvino:{stage_folder(run, 'sft') / 'sl-cai'}", "float32")
     assert sft.startswith("openvino:sl-cai@") and sft != base
     assert {(row["system"], row["model"]) for row in answers} == {("base", base), ("sl-cai", sft)}
+    pairs = [row for row in records(run, "sample") if row["origin"] == "sampled"]
+    assert pairs and {row[side] for row in pairs for side in ("a_model", "b_model")} == {sft}
     own = [row["kl"] for row in answers if row["system"] == "sl-cai" and row["text"]]
     assert own and all(isinstance(kl, float) and kl != 0 for kl in own)  # by torch, of the same weights
 
@@ -77,16 +79,32 @@ def test_traces_hold(run: Path) -> None:
         assert problems(told) == []
 
 
-def test_a_text_of_another_model_is_a_problem(run: Path) -> None:
+@pytest.mark.parametrize("locked", ["openvino:policy@0000000000000000/f16", None], ids=["another", "torch"])
+def test_a_text_of_another_model_or_engine_is_a_problem(run: Path, locked: str | None) -> None:
+    base = next(row for row in records(run, "answers") if row["system"] == "base")
+    texts = [str(row["id"]) for row in (records(run, "helpful")[0], records(run, "revise")[0], base)]
     lock = run / "lock.json"
     whole = lock.read_text()
     held = json.loads(whole)
-    held["models"][POLICY_TEXT] = "openvino:policy@0000000000000000/f16"
+    held["models"][POLICY_TEXT] = locked or held["models"]["policy"]
     lock.write_text(json.dumps(held))
     try:
-        assert problems(trace(run, str(records(run, "helpful")[0]["id"])))
+        assert [len(problems(trace(run, one))) for one in texts] == [1, 1, 1]
     finally:
         lock.write_text(whole)
+
+
+def test_a_policy_that_is_its_own_critic_writes_all_by_the_engine_and_judges_in_torch(tmp_path: Path) -> None:
+    recipe = write_training_recipe(tmp_path / "in")
+    steps = ("stages=[revise, sample, gate, judge, label]", "policy_engine=openvino", "feedback=self")
+    run = tmp_path / "run"
+    run_recipe(training_recipe(recipe, *steps, "sampling.feedback={max_tokens: 6}"), recipe, run)
+    models = json.loads((run / "lock.json").read_text())["models"]
+    assert {row["critic"] for row in records(run, "revise")} == {models[POLICY_TEXT]} != {models["feedback"]}
+    judged = records(run, "judge")
+    assert {row["judge"] for row in judged} == {models["judge"]} == {models["policy"]}
+    for row in (judged[0], records(run, "revise")[0]):
+        assert problems(trace(run, str(row["id"]))) == []
 
 
 def test_a_second_run_makes_nothing_and_another_engine_makes_all_anew(tmp_path: Path) -> None:
@@ -96,7 +114,7 @@ def test_a_second_run_makes_nothing_and_another_engine_makes_all_anew(tmp_path: 
     keys = []
     for engine in ("openvino", "openvino", "torch"):
         run_recipe(training_recipe(recipe, *steps, f"policy_engine={engine}"), recipe, folder)
-        keys.append({stage.name: stage.stat().st_ino for stage in (folder / "stages").glob("*-helpful/*")})
+        keys.append({made: made.stat().st_mtime_ns for made in (folder / "stages").glob("*-helpful/*/data.jsonl")})
     assert keys[0] == keys[1] and len(keys[1]) == 1 and len(keys[2]) == 2
 
 
@@ -106,12 +124,12 @@ def test_the_recipe_of_before_is_written_as_before(tmp_path: Path) -> None:
     assert training_recipe(tmp_path / "recipe.yaml", "policy_engine=openvino").model_dump()["policy_engine"]
 
 
-def test_a_folder_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+def test_a_folder_is_read_as_torch_reads_it_and_does_not_judge(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "tiny")
     theirs, ours = (open_backend(f"{kind}:{folder}", dtype="float32") for kind in ("openvino", "local"))
     asked: list[Dialogue] = [(user("Why is the sky blue?"),), (user("Name fruits."), assistant("Apples"))]
-    options = [["yes", "no"], ["maybe", "never"]]
-    assert theirs.loglikelihood(asked, options) == ours.loglikelihood(asked, options)
+    with pytest.raises(BackendError, match=r"judge with `embedded:NAME` or `local:PATH`"):
+        theirs.loglikelihood(asked, [["yes", "no"], ["maybe", "never"]])
     assert [theirs.room(one) for one in asked] == [ours.room(one) for one in asked]
     assert theirs.model == identify(f"openvino:{folder}", "float32")
     before = theirs.model

@@ -84,6 +84,7 @@ def test_in_process_it_writes_what_torch_writes(told: dict[str, Any], local: Bac
     assert told["model"].startswith("vllm:") and "/vllm-" in told["model"]
     assert told["room"] == [local.room(dialogue) for dialogue in DIALOGUES]
     assert told["again"] == [one.text for one in theirs]
+    assert told["opened"] == 1  # the engine outlived the first backend
 
 
 def test_in_process_rows_draw_with_seeds_of_their_own(told: dict[str, Any]) -> None:

@@ -139,6 +139,9 @@ def test_an_engine_is_taken_over_by_the_next_that_needs_it_and_closed_for_anothe
     assert step(third) == [False, False, True]  # their memory is its
     vllm.close_idle()
     assert [engine() for engine in started] == [None] * 3
+    assert step(first, f"local:{tmp_path / '0'}")[3:] == [True]  # in use while torch opens a model
+    step(f"local:{tmp_path / '0'}")
+    assert started[3]() is None  # idle then: its memory is torch's
 
 
 def test_the_processor_build_is_found_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,14 @@ def main(folder: str, out: str) -> None:
     import vllm
 
     cached: list[int] = []
+    opened: list[object] = []
+    begin = vllm.LLM.__init__
+
+    def counted(self: Any, *args: Any, **settings: Any) -> None:
+        opened.append(self)
+        begin(self, *args, **settings)
+
+    vllm.LLM.__init__ = counted
     generate = vllm.LLM.generate
 
     def noted(*args: Any, **settings: Any) -> Any:
@@ -58,8 +66,9 @@ def main(folder: str, out: str) -> None:
         backend.loglikelihood([question], [["A"]])  # among the likeliest: one call, which may use the cache
     found["cached"] = list(cached)
     del backend
-    again = open_backend(f"vllm:{folder}", dtype="float32")  # the same engine, or this takes minutes
+    again = open_backend(f"vllm:{folder}", dtype="float32")
     found["again"] = [one.text for one in again.generate(DIALOGUES, GREEDY)]
+    found["opened"] = len(opened)
     Path(out).write_text(json.dumps(found))
 
 

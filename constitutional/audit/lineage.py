@@ -31,6 +31,7 @@ from constitutional.audit.trace_node import (
     seed_facts,
     template_facts,
     where,
+    writer_facts,
 )
 from constitutional.evaluation.answers import EvaluatedAnswer
 from constitutional.evaluation.checked import CheckScore
@@ -89,9 +90,8 @@ def _follow(ix: Index, kind: str, record_id: str) -> TraceNode:
 
 
 def _revision(ix: Index, revision: Revision) -> TraceNode:
-    facts = model_facts(ix, "policy", revision.policy, "policy") + model_facts(
-        ix, "critic", revision.critic, "feedback"
-    )
+    facts = writer_facts(ix, "policy", revision.policy, "policy")
+    facts += writer_facts(ix, "critic", revision.critic, "feedback")
     facts += template_facts(ix, revision.template_digests)
     facts += [("seed", str(revision.seed)), ("first answer", revision.initial)]
     facts += [("first answer ended", revision.initial_finish)]
@@ -123,7 +123,7 @@ def _round(ix: Index, number: int, step: RevisionRound) -> TraceNode:
 
 
 def _answer(ix: Index, answer: Answer) -> TraceNode:
-    facts = model_facts(ix, "model", answer.model, "policy")
+    facts = writer_facts(ix, "model", answer.model, "policy")
     facts += [("seed", str(answer.seed)), ("draw", str(answer.index)), ("ended", answer.finish_reason)]
     facts.append(("text", answer.text))
     children = (prompt_node(ix, answer.prompt_id), step_node(ix, "helpful", inputs=False))
@@ -271,8 +271,11 @@ def _reward_row(ix: Index, row: RewardRow, row_id: str) -> TraceNode:
 
 
 def _evaluated(ix: Index, answer: EvaluatedAnswer) -> TraceNode:
-    facts: list[Fact] = [("system", answer.system), ("model", answer.model), ("label", answer.label)]
-    facts += [("text", answer.text), ("ended", answer.finish_reason), ("seed", str(answer.seed))]
+    facts: list[Fact] = [("system", answer.system)]
+    own = answer.system == "base"
+    facts += writer_facts(ix, "model", answer.model, "policy") if own else [("model", answer.model)]
+    facts += [("label", answer.label), ("text", answer.text)]
+    facts += [("ended", answer.finish_reason), ("seed", str(answer.seed))]
     facts += [("KL to base per token", "none" if answer.kl is None else f"{answer.kl:.4f}")]
     for found in ix.view.rows("evaluate", "checks.jsonl", CheckScore):
         if found.answer_id == answer.id:

@@ -144,10 +144,19 @@ def template_facts(ix: Index, digests: Sequence[str]) -> list[Fact]:
 
 def model_facts(ix: Index, name: str, identity: str, role: str) -> list[Fact]:
     """A model that took part, checked against the one the run locked for its role."""
+    return _checked_model(name, identity, role, ix.view.lock.get("models", {}).get(role))
+
+
+def writer_facts(ix: Index, name: str, identity: str, role: str) -> list[Fact]:
+    """What wrote a text, checked against what the run locked for its role, for the policy's text an engine, perhaps."""
     models = ix.view.lock.get("models", {})
-    locked, own = models.get(role), models.get("policy")
-    allowed = (locked, models.get(POLICY_TEXT)) if locked == own else (locked,)  # feedback may be the policy itself
-    return [(name, identity), *check(identity in allowed, f"the run locked {locked} as its {role}, not {identity}")]
+    locked = models.get(role)
+    own = locked == models.get("policy")  # feedback may be the policy itself
+    return _checked_model(name, identity, role, models.get(POLICY_TEXT, locked) if own else locked)
+
+
+def _checked_model(name: str, identity: str, role: str, locked: object) -> list[Fact]:
+    return [(name, identity), *check(identity == locked, f"the run locked {locked} as its {role}, not {identity}")]
 
 
 def logprobs_text(logprobs: Sequence[float]) -> str:

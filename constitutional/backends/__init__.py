@@ -150,7 +150,9 @@ def open_backend(
         return VllmBackend(rest, dtype=resolved_dtype(dtype))
     from constitutional.backends.identity import identify
     from constitutional.backends.local import LocalBackend
+    from constitutional.backends.vllm import close_idle
 
+    close_idle()
     source: str | Path = rest
     if kind == "embedded":
         from constitutional.backends.embedded import converted_folder

@@ -1,8 +1,7 @@
 """Fast text generation on a CPU by a GGUF model or a model folder, through OpenVINO GenAI (extra `cpu`).
 
-The engine only writes; it gives the log-probability of the token it chose and of no other, so it cannot judge. Of a
-model folder, such as a training leaves, log-probabilities are computed from the same weights in torch. Prompts are
-tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
+The engine only writes; it gives the log-probability of the token it chose and of no other, so it cannot judge. Prompts
+are tokenised on our side, where control tokens in untrusted text are made harmless, and passed as token ids.
 
 Equal calls give equal results, though the engine's prefix cache could tell of earlier ones (`openvino_engine.py`), and
 every dialogue gets a seed of its own: the engine starts each request's generator from the seed alone, so that equal
@@ -15,25 +14,26 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from constitutional.backends import Backend, Likelihood, open_backend
+from constitutional.backends import Likelihood
 from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
 from constitutional.backends.embedded import fetched_file, folder_name, sha256_file
 from constitutional.backends.identity import weights_digest
-from constitutional.backends.openvino_engine import KV_CACHE_TYPE, Engine
+from constitutional.backends.openvino_engine import KV_CACHE_GB, KV_CACHE_TYPE, Engine
 from constitutional.backends.openvino_model import FOLDER_TYPE, Prepared, prepare, prepare_folder
 from constitutional.backends.tokens import completed, encode_batch, encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Completion, Dialogue, Sampling, seed_for
 
 PACKAGE = "openvino-genai"
+USABLE = 0.9
+"""Share of the engine's cache that is planned for: its blocks are not all full."""
 TOKENS_PER_CALL = 16_384
-"""Prompt and answer tokens given to the engine at once: those of embedded models fit its cache."""
+"""Prompt and answer tokens given to the engine at once, unless fewer fit its cache."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,21 @@ class OpenVinoBackend:
         """
         amx_works()
         self.model = identity(name, dtype)
-        self._name, self._dtype, self._threads = name, dtype, threads
         self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()
+        fits = int(KV_CACHE_GB * 2**30 * USABLE / self._prepared.kv_bytes)
+        self._most = min(TOKENS_PER_CALL, fits)
+        # of a dialogue that does not fit its cache the engine gives an empty answer, and says nothing
+        self._context = min(self._prepared.context, fits)
         self._engine = Engine(self._prepared.folder, self.model, _resolved(dtype), threads)
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
-        room: dict[str, Any] = {"context": self._prepared.context, "name": self.model}
+        room: dict[str, Any] = {"context": self._context, "name": self.model}
         prompts = encode_batch(self._tokenizer, batch, more=sampling.max_tokens, **room)
         self._engine.open()
         done: list[Completion] = []
-        for rows in _calls(prompts, sampling.max_tokens):
+        for rows in _calls(prompts, sampling.max_tokens, self._most):
             started = time.perf_counter()
             outputs = self._engine.write([prompts[r] for r in rows], [self._config(sampling, r) for r in rows])
             seconds = (time.perf_counter() - started) / len(rows)
@@ -126,30 +129,23 @@ class OpenVinoBackend:
         return done
 
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
-        """Of a model folder, computed in torch; not to be had otherwise.
+        """Not to be had from this engine.
 
         Raises:
-            BackendError: a GGUF model; names the model to judge with.
+            BackendError: always; names the model to judge with.
         """
-        if Path(self._name).is_dir():
-            return self._in_torch.loglikelihood(batch, continuations)
         raise BackendError(
             f"{PACKAGE} gives the log-probability of the token it chose and of no other: "
             "judge with `embedded:NAME` or `local:PATH` (`judge:` in the recipe), or with `mode: vote`"
         )
-
-    @cached_property
-    def _in_torch(self) -> Backend:
-        """The folder's own weights; opened when first asked."""
-        return open_backend(f"local:{self._name}", dtype=self._dtype, threads=self._threads)
 
     def keep_dialogues(self) -> AbstractContextManager[None]:
         """Within it, what dialogues have in common with those of its earlier calls is not read again."""
         return self._engine.keeping()
 
     def room(self, dialogue: Dialogue) -> int:
-        """Tokens left in the context window after the dialogue."""
-        return self._prepared.context - len(encode_dialogue(self._tokenizer, dialogue))
+        """Tokens left after the dialogue, in the context window or in the engine's cache, whichever is smaller."""
+        return self._context - len(encode_dialogue(self._tokenizer, dialogue))
 
     def _config(self, sampling: Sampling, row: int) -> Any:
         import openvino_genai
@@ -174,6 +170,8 @@ def _source(name: str) -> _Source:
     path = Path(name)
     if name not in CATALOG and path.is_dir():
         return _Source(path, folder_name(path), weights_digest(name, f"openvino:{name}"))
+    if "/" in name and not path.exists():
+        raise BackendError(f"no such GGUF file or model folder: {path}")
     if name in CATALOG or not name.endswith(".gguf"):
         return _Source(fetched_file(name), name, CATALOG[name].sha256)
     if not path.is_file():
@@ -188,13 +186,13 @@ def _engine_version() -> str:
         raise BackendError("openvino models need one more package: pip install 'constitutional[cpu]'") from None
 
 
-def _calls(prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in order, cut into calls of at most TOKENS_PER_CALL tokens (one row at least)."""
+def _calls(prompts: Sequence[Sequence[int]], max_tokens: int, most: int) -> Iterator[list[int]]:
+    """Row numbers in order, cut into calls of at most so many tokens (one row at least)."""
     rows: list[int] = []
     total = 0
     for row, prompt in enumerate(prompts):
         size = len(prompt) + max_tokens
-        if rows and total + size > TOKENS_PER_CALL:
+        if rows and total + size > most:
             yield rows
             rows, total = [], 0
         rows.append(row)

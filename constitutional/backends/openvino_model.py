@@ -17,7 +17,7 @@ from constitutional.backends.gguf_export import export_gguf
 from constitutional.backends.tokens import context_of, load_tokenizer, stop_ids
 from constitutional.errors import BackendError
 
-TRANSLATOR = 1  # raise it when the layout of the folder changes
+TRANSLATOR = 2  # raise it when the layout of the folder changes
 MANIFEST = "translation.json"
 FOLDER_TYPE = "f16"
 """What the matrices of a model folder are stored as: of the types the engine reads, the one that loses least."""
@@ -35,6 +35,8 @@ class Prepared:
     """Tokens the model was made for."""
     stop_ids: tuple[int, ...]
     """Tokens that end a turn; the first is the tokenizer's own."""
+    kv_bytes: int
+    """Bytes that keys and values of one token take, in 16 bits."""
 
     def tokenizer(self) -> Any:
         """The transformers tokenizer saved in the folder."""
@@ -81,7 +83,7 @@ def _prepared(key: str, called: str, engine: str, fill: _Fill) -> Prepared:
             if not (folder / MANIFEST).is_file():
                 _translate(called, folder, fill)
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Prepared(folder, int(known["context"]), tuple(known["stop_ids"]))
+        return Prepared(folder, int(known["context"]), tuple(known["stop_ids"]), int(known["kv_bytes"]))
     except OSError as error:
         raise BackendError(f"{called} cannot be translated into {base}: {error.strerror or error}") from error
 
@@ -93,8 +95,12 @@ def _translate(called: str, folder: Path, fill: _Fill) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     work.mkdir(parents=True)
     file = work / "model.gguf"
-    known = fill(file, work)
-    _save_engine_files(file, called)
+    try:
+        known = fill(file, work)
+        _save_engine_files(file, called)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)  # half a translation is as large as a whole one
+        raise
     file.unlink()
     (work / MANIFEST).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     work.rename(folder)
@@ -111,7 +117,13 @@ def _take_folder(source: Path, file: Path, work: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(work)
     stops = stop_ids(generation, tokenizer)  # as when the folder is opened in torch
     stops.sort(key=lambda one: one != tokenizer.eos_token_id)
-    return {"context": context_of(config), "stop_ids": stops}
+    return {"context": context_of(config), "stop_ids": stops, "kv_bytes": _kv_bytes(config)}
+
+
+def _kv_bytes(config: Any) -> int:
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * 2 * int(config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width)
 
 
 def _take_file(source: Path, end_tokens: Sequence[str], link: Path, work: Path) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def _save_tokenizer(link: Path, work: Path, end_tokens: Sequence[str]) -> dict[s
     stop_ids = list(dict.fromkeys(int(i) for i in ids if i is not None))
     if not stop_ids:
         raise BackendError(f"{link.resolve().name} names no end-of-sequence token")
-    return {"context": int(getattr(config, "max_position_embeddings", 2048)), "stop_ids": stop_ids}
+    return {"context": context_of(config), "stop_ids": stop_ids, "kv_bytes": _kv_bytes(config)}
 
 
 def _check_types(link: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Collection, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,18 @@ def is_raw_text(dialogue: Dialogue) -> bool:
 
 @cache
 def require_harmless_text() -> None:
-    """Refuses a transformers whose chat templates cannot tell text from control tokens: older ones ignore the demand.
+    """Refuses a transformers whose chat templates cannot tell text from control tokens.
+
+    Before release 5.20 the demand for it is handed on to the template, which ignores it without a word.
 
     Raises:
         BackendError: names the release that can.
     """
-    import transformers
-
-    method = transformers.PreTrainedTokenizerBase.apply_chat_template
-    if "sanitize_control_tokens" not in inspect.signature(method).parameters:
+    found = version("transformers")
+    numbers = [int(part) for part in re.findall(r"\d+", found)[:2]]
+    if numbers < [5, 20]:
         raise BackendError(
-            f"transformers {transformers.__version__} takes control tokens in untrusted text for its own: "
-            "release 5.20 or later is needed"
+            f"transformers {found} takes control tokens in untrusted text for its own: release 5.20 or later is needed"
         )
 
 

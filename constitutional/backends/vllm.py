@@ -8,8 +8,8 @@ A judge's options of one token are read from the top log-probabilities of the pl
 cache then reads once what questions share. An option that is longer, or not among the top ones, is read together with
 the question (`prompt_logprobs`), for which vLLM reads everything anew.
 
-Opening takes a minute or more and most of a GPU, so an engine outlives the step that opened it: the next step with the
-same model takes it over, one with another model closes it first.
+Opening takes a minute or more, so an engine outlives the step that opened it, and the next one with its model takes it
+over. It also holds most of a GPU: whatever else opens a model, trains one, or ends a run, closes it (`close_idle`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from constitutional.backends.tokens import (
     encode_dialogue,
     first_line,
     load_tokenizer,
+    require_harmless_text,
     stop_ids,
 )
 from constitutional.errors import BackendError
@@ -95,6 +96,7 @@ class VllmBackend:
         Raises:
             BackendError: vLLM or the model is missing, or cannot be used.
         """
+        require_harmless_text()
         self.model = identity(source, dtype)
         self._name = f"vllm:{source}"
         self._tokenizer = load_tokenizer(source, self._name)

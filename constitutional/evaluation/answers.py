@@ -56,7 +56,7 @@ def answer(
     *,
     system: System,
     policy: Backend,
-    base: Backend | None,
+    measured: tuple[Backend, Backend] | None,
     pack: TemplatePack,
     sampling: Sampling,
     seed: int,
@@ -68,7 +68,8 @@ def answer(
         prompts: one chunk of held-out prompts.
         system: which of the compared models this is.
         policy: the model that answers.
-        base: the base model, to measure the distance from; None leaves `kl` out.
+        measured: what gives log-probabilities of this model and of the base model, to measure the distance between
+            them; None leaves `kl` out.
         pack: template `respond`.
         sampling: how answers are drawn, the same for every system.
         seed: the run's seed.
@@ -80,7 +81,7 @@ def answer(
     answers = [a for a in found if not isinstance(a, Failure)]
     by_id = {prompt.id: prompt for prompt in prompts}
     dialogues = [pack.render("respond", conversation=by_id[a.prompt_id].messages).dialogue for a in answers]
-    distances = _kl(policy, base, dialogues, answers)
+    distances = _kl(measured, dialogues, answers)
     for failure in found:
         if isinstance(failure, Failure):
             yield failure.model_copy(update={"stage": "answers", "message": f"{system}: {failure.message}"})
@@ -101,12 +102,13 @@ def answer(
 
 
 def _kl(
-    policy: Backend, base: Backend | None, dialogues: Sequence[Dialogue], answers: Sequence[Answer]
+    measured: tuple[Backend, Backend] | None, dialogues: Sequence[Dialogue], answers: Sequence[Answer]
 ) -> list[float | None]:
     rows = [i for i, answer in enumerate(answers) if answer.text]
     found: list[float | None] = [None] * len(answers)
-    if base is None or not rows:
+    if measured is None or not rows:
         return found
+    policy, base = measured
     asked, texts = [dialogues[i] for i in rows], [[answers[i].text] for i in rows]
     try:
         own, other = policy.loglikelihood(asked, texts), base.loglikelihood(asked, texts)

@@ -13,6 +13,7 @@ from constitutional.audit.arms import Arms
 from constitutional.audit.model_card import write_cards
 from constitutional.audit.report import write_report
 from constitutional.backends.memory import release_memory
+from constitutional.backends.vllm import close_idle
 from constitutional.display import Display, Silent
 from constitutional.errors import ConfigError, GateError, PendingError, nearest
 from constitutional.ledger import open_ledger, open_ledger_read_only
@@ -199,6 +200,7 @@ def run_inputs(
             raise
         finally:
             context.close_calls()
+            close_idle()
         report = write_report(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt)
         made = {step.name: MODEL_NAMES[step.name] for step in steps if step.name in MODEL_NAMES}
         write_cards(folder.path, inputs.recipe, inputs.constitution, inputs.every_prompt, made)

@@ -69,20 +69,27 @@ def answer_stage(
     # work is cut by system first, so that there is never more than one trained model in memory
     starts = range(0, len(prompts), size)
     tasks = [(system, i, prompts[start : start + size]) for system in systems for i, start in enumerate(starts)]
-    writers = {system: ctx.writes(spec) for system, spec in systems.items()}
-    backends = {system: Lazy(ctx, spec) for system, spec in writers.items()}
+    opened: dict[str, Lazy] = {}
+
+    def open_only(system: System) -> tuple[Lazy, Lazy, Lazy]:
+        """What writes as a system, and what measures it and the base. Of others that were trained none stays open."""
+        own, base = systems[system], systems["base"]
+        wanted = [ctx.writes(own), own, base]
+        for spec in [spec for spec in opened if spec not in (*wanted, ctx.writes(base))]:
+            del opened[spec]
+            release_memory()
+        for spec in wanted:
+            opened.setdefault(spec, Lazy(ctx, spec))
+        return opened[wanted[0]], opened[own], opened[base]
 
     def work(chunk: Sequence[tuple[System, int, list[Prompt]]], index: int) -> Iterator[EvaluatedAnswer | Failure]:
         for system, part, batch in chunk:
-            for other in backends:
-                if other not in ("base", system) and backends[other].opened:
-                    backends[other] = Lazy(ctx, writers[other])
-                    release_memory()
+            writer, own, base = open_only(system)
             yield from answer(
                 batch,
                 system=system,
-                policy=backends[system].backend,
-                base=None if system == "base" else backends["base"].backend,
+                policy=writer.backend,
+                measured=None if system == "base" else (own.backend, base.backend),
                 pack=ctx.pack,
                 sampling=draw,
                 seed=seed_for(ctx.recipe.seed, "answers"),

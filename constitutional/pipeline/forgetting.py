@@ -119,7 +119,8 @@ def _of_model(ctx: Context, number: int, start: str) -> list[ReferenceAnswer]:
     """The start model's answers, drawn as the policy draws in training: its likeliest ones alone would say little."""
     prompts = ctx.select("helpful", "heldout")
     draw = ctx.sampling("policy", max_tokens=ctx.recipe.evaluation.max_tokens)
-    model = identify(start, ctx.recipe.dtype)
+    writer = ctx.writes(start) if start == ctx.spec("policy") else start
+    model = identify(writer, ctx.recipe.dtype)
     stage = ctx.folder.stage(
         number,
         "references",
@@ -133,7 +134,7 @@ def _of_model(ctx: Context, number: int, start: str) -> list[ReferenceAnswer]:
         },
         {},
     )
-    policy = Lazy(ctx, start)
+    policy = Lazy(ctx, writer)
 
     def work(chunk: Sequence[Prompt], index: int) -> Iterator[Answer | Failure]:
         seed = seed_for(ctx.recipe.seed, "references")

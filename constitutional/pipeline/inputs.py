@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from constitutional.backends.catalog import CATALOG
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import default_sampling
 from constitutional.checks import Check
@@ -71,8 +72,8 @@ class Inputs:
 
     def writer(self, role: str) -> str:
         """The spec of what writes the text of `policy` or `feedback`."""
-        own = role == "policy" or self.recipe.feedback == "self"
-        return self.writes(self.spec(role)) if own else self.spec(role)
+        spec = self.spec(role)
+        return self.writes(spec) if spec == self.spec("policy") else spec
 
     def writes(self, spec: str) -> str:
         """The spec of what writes the text of the policy's model, or of one that was trained from it."""
@@ -90,9 +91,8 @@ class Inputs:
     def located(self, spec: str) -> str:
         """A model spec of the recipe, its path found."""
         kind, _, rest = spec.partition(":")
-        return (
-            f"{kind}:{resolve_path(self.recipe_file, rest)}" if kind in ("scripted", "local", "vllm", "model") else spec
-        )
+        placed = kind in ("scripted", "local", "vllm", "model") or (kind == "openvino" and rest not in CATALOG)
+        return f"{kind}:{resolve_path(self.recipe_file, rest)}" if placed else spec
 
     @property
     def jury(self) -> list[Juror]:

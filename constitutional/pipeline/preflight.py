@@ -9,6 +9,7 @@ from constitutional.backends.endpoint.wire import require_extra
 from constitutional.backends.gguf_export import check_exportable
 from constitutional.backends.identity import identify
 from constitutional.backends.specs import split_spec
+from constitutional.backends.tokens import require_harmless_text
 from constitutional.config import resolve_path
 from constitutional.constitution.diff import diff, summary
 from constitutional.errors import ConfigError, DataError, LedgerError, RunError, nearest
@@ -35,6 +36,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 TRAINING = ("sft", "pm", "rl")
 JUDGING = ("gate", "judge", "evaluate")
+TOKENISED_HERE = ("local", "embedded", "openvino", "vllm")
 
 
 def check_steps(steps: Sequence[str], *, human_preferences: bool = False, contrast: bool | None = None) -> None:
@@ -152,9 +154,11 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
             training cannot follow.
         BackendError: a model that is missing.
     """
+    specs = [inputs.spec("policy"), inputs.spec("feedback"), *(juror.spec for juror in inputs.jury)]
+    if any(split_spec(spec)[0] in TOKENISED_HERE for spec in specs):
+        require_harmless_text()
     for role in ("policy", "feedback"):
         identify(inputs.spec(role), inputs.recipe.dtype)
-    specs = [inputs.spec("policy"), inputs.spec("feedback"), *(juror.spec for juror in inputs.jury)]
     if any(spec.startswith("openai:") for spec in specs):
         require_extra()
     if inputs.recipe.policy_engine == "openvino":

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from constitutional.backends.cpu import prepare_process
+from constitutional.backends.vllm import close_idle
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Dialogue, short_digest
 from constitutional.training.pm_folder import (
@@ -65,6 +66,7 @@ class PreferenceModel:
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype '{dtype}': expected float32 or bfloat16")
         prepare_process()
+        close_idle()
         own = read_conditions(folder)
         if conditions and not own:
             raise ConfigError(f"{folder}: not a principle-conditioned preference model")
