@@ -228,9 +228,16 @@ class _Fake:
     def _answers(self, prompts: Sequence[Prompt]) -> Iterator[EvaluatedAnswer | Failure]:
         for system in SYSTEMS:
             policy = self.policy if system == "base" else FakeModel(f"{system}-model")
-            base = None if system == "base" else self.policy
+            measured = None if system == "base" else (policy, self.policy)
             yield from answer(
-                prompts, system=system, policy=policy, base=base, pack=PACK, sampling=SAMPLING, seed=SEED, chunk=0
+                prompts,
+                system=system,
+                policy=policy,
+                measured=measured,
+                pack=PACK,
+                sampling=SAMPLING,
+                seed=SEED,
+                chunk=0,
             )
 
     def evaluate(self) -> StageResult:
