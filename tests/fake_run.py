@@ -228,17 +228,9 @@ class _Fake:
     def _answers(self, prompts: Sequence[Prompt]) -> Iterator[EvaluatedAnswer | Failure]:
         for system in SYSTEMS:
             policy = self.policy if system == "base" else FakeModel(f"{system}-model")
+            asked = {"pack": PACK, "sampling": SAMPLING, "seed": SEED}
             measured = None if system == "base" else (policy, self.policy)
-            yield from answer(
-                prompts,
-                system=system,
-                policy=policy,
-                measured=measured,
-                pack=PACK,
-                sampling=SAMPLING,
-                seed=SEED,
-                chunk=0,
-            )
+            yield from answer(prompts, system=system, policy=policy, measured=measured, **asked)
 
     def evaluate(self) -> StageResult:
         answers = self.done["answers"].records(EvaluatedAnswer)
