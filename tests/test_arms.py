@@ -147,9 +147,7 @@ def test_dpo_has_arms_and_a_preference_model_judges_if_it_knows_nothing_of_them(
     for name, people in (("stranger", "others.jsonl"), ("known", "people.jsonl")):
         sets = [*SETS, "stages=[pm]", f"pm={{human: [{{path: {people}}}], trl: {{max_steps: 1}}}}"]
         run_recipe(load_recipe(recipe, sets), recipe, tmp_path / name)
-    found = arms(
-        recipe, tmp_path / "run", DPO, judge=f"model:{tmp_path}/stranger/models/pm", names="rlhf rlaif", rows=4
-    )
+    found = arms(recipe, tmp_path / "run", DPO, judge=f"model:{tmp_path}/stranger/models/pm", names="rlhf rlaif")
     assert found.judge_is == "preference model" and {w.by for w in found.evaluation.wins} == {"preference model"}
     assert "none of its" in found.judge_note
     with pytest.raises(ConfigError, match=r"was trained on \d+ of the conversations that the arms learn from"):
