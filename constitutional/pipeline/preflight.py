@@ -155,7 +155,7 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
         BackendError: a model that is missing.
     """
     specs = [inputs.spec("policy"), inputs.spec("feedback"), *(juror.spec for juror in inputs.jury)]
-    if any(split_spec(spec)[0] in TOKENISED_HERE for spec in specs):
+    if any(spec.partition(":")[0] in TOKENISED_HERE for spec in specs):
         require_harmless_text()
     for role in ("policy", "feedback"):
         identify(inputs.spec(role), inputs.recipe.dtype)
