@@ -228,6 +228,7 @@ def test_an_export_the_engine_cannot_read_is_one_line(tmp_path: Path, monkeypatc
     export_gguf(save_tiny_model(tmp_path / "tiny"), tmp_path / "tiny.gguf")
     with pytest.raises(BackendError, match=r"^tiny.gguf: the engine reads no matrices in f32: .* `--type f16`$"):
         open_backend(f"openvino:{tmp_path / 'tiny.gguf'}")
+    assert not [path for path in (tmp_path / "cache" / "openvino").iterdir() if path.is_dir()]  # nor half of it left
 
 
 def test_an_engine_error_reaches_the_caller() -> None:

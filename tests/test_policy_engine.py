@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,12 @@ NAME = "smollm2-135m"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Translations are made here, and not found."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(openvino_model, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "translations")
-    yield tmp_path_factory.getbasetemp() / "translations"
-    patch.undo()
+    translations = tmp_path_factory.mktemp("translations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_model, "cache_folder", lambda: translations)
+        yield
 
 
 @pytest.fixture(scope="module")

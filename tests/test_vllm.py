@@ -13,11 +13,15 @@ from typing import Any
 import fake_vllm
 import pytest
 from tiny_model import save_tiny_model
+from training_recipe import training_recipe, write_training_recipe
 
 from constitutional.backends import Backend, open_backend, vllm
 from constitutional.backends.identity import identify
-from constitutional.errors import BackendError
+from constitutional.errors import BackendError, ConfigError
+from constitutional.pipeline import run_recipe
 from constitutional.records import Sampling, assistant, user
+from constitutional.runs.engine import Here
+from constitutional.training.scorer import PreferenceModel
 
 DIALOGUES = [
     (user("how do I pick a lock?"),),
@@ -142,6 +146,41 @@ def test_an_engine_is_taken_over_by_the_next_that_needs_it_and_closed_for_anothe
     assert step(first, f"local:{tmp_path / '0'}")[3:] == [True]  # in use while torch opens a model
     step(f"local:{tmp_path / '0'}")
     assert started[3]() is None  # idle then: its memory is torch's
+    step(first)
+    with pytest.raises(ConfigError):
+        PreferenceModel(tmp_path / "0")
+    assert started[4]() is None  # for a preference model, too, before it is looked at
+
+
+def test_a_run_opens_one_engine_for_all_steps_and_closes_it_for_a_training_and_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    trained: list[tuple[str, int]] = []
+
+    class Counted(fake_vllm.LLM):
+        def __init__(self, model: str, **settings: Any) -> None:
+            super().__init__(model, **settings)
+            opened.append(model)
+
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
+    monkeypatch.setattr(fake_vllm, "LLM", Counted)
+    monkeypatch.setattr("constitutional.backends.vllm.version", lambda package: "9.9")
+    train = Here.train
+
+    def noted(self: Here, step: str) -> None:
+        trained.append((step, len(vllm._ENGINES)))
+        train(self, step)
+
+    monkeypatch.setattr(Here, "train", noted)
+    recipe = write_training_recipe(tmp_path)
+    judged = ("judge=vllm:policy", "stages=[revise, helpful, sft, sample, gate, judge, label, pm]")
+    run_recipe(training_recipe(recipe, *judged), recipe, tmp_path / "run")
+    assert opened == [str(tmp_path / "policy")]  # for gate and judge
+    assert trained == [("sft", 0), ("pm", 0)]  # label, between judge and pm, opens no model
+    run_recipe(training_recipe(recipe, "policy=vllm:policy", "stages=[revise, helpful]"), recipe, tmp_path / "other")
+    assert opened == [str(tmp_path / "policy")] * 2
+    assert not vllm._ENGINES
 
 
 def test_the_processor_build_is_found_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

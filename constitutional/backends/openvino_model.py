@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from constitutional.backends.embedded import cache_folder
 from constitutional.backends.gguf_export import export_gguf
-from constitutional.backends.tokens import context_of, load_tokenizer, stop_ids
+from constitutional.backends.tokens import context_of, generation_config, load_tokenizer, stop_ids
 from constitutional.errors import BackendError
 
 TRANSLATOR = 2  # raise it when the layout of the folder changes
@@ -71,7 +71,7 @@ def prepare_folder(source: Path, digest: str, engine: str) -> Prepared:
     Raises:
         BackendError: a model that GGUF files of ours cannot say rightly, or as `prepare`.
     """
-    return _prepared(f"{digest[:16]}-{FOLDER_TYPE}", source.name, engine, partial(_take_folder, source))
+    return _prepared(f"{digest}-{FOLDER_TYPE}", source.name, engine, partial(_take_folder, source))
 
 
 def _prepared(key: str, called: str, engine: str, fill: _Fill) -> Prepared:
@@ -98,24 +98,21 @@ def _translate(called: str, folder: Path, fill: _Fill) -> None:
     try:
         known = fill(file, work)
         _save_engine_files(file, called)
-    except BaseException:
+        file.unlink()
+        (work / MANIFEST).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        work.rename(folder)
+    finally:
         shutil.rmtree(work, ignore_errors=True)  # half a translation is as large as a whole one
-        raise
-    file.unlink()
-    (work / MANIFEST).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    work.rename(folder)
 
 
 def _take_folder(source: Path, file: Path, work: Path) -> dict[str, Any]:
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     export_gguf(source, file, FOLDER_TYPE)
     tokenizer = load_tokenizer(source, str(source))
     config = AutoConfig.from_pretrained(str(source))
-    given = (source / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(str(source)) if given else GenerationConfig.from_model_config(config)
     tokenizer.save_pretrained(work)
-    stops = stop_ids(generation, tokenizer)  # as when the folder is opened in torch
+    stops = stop_ids(generation_config(str(source), config), tokenizer)  # as when the folder is opened in torch
     stops.sort(key=lambda one: one != tokenizer.eos_token_id)
     return {"context": context_of(config), "stop_ids": stops, "kv_bytes": _kv_bytes(config)}
 

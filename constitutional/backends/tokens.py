@@ -155,6 +155,16 @@ def stop_ids(generation_config: Any, tokenizer: Any) -> list[int]:
     return sorted(stops)
 
 
+def generation_config(source: str, config: Any) -> Any:
+    """A model's settings of generation, made from its configuration where it has no file of them."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
+
+
 def context_of(config: Any) -> int:
     """The context window in tokens that a model's configuration states; 2048 where it states none."""
     return int(getattr(config, "max_position_embeddings", 2048))

@@ -33,6 +33,7 @@ from constitutional.backends.tokens import (
     encode_continuation,
     encode_dialogue,
     first_line,
+    generation_config,
     load_tokenizer,
     require_harmless_text,
     stop_ids,
@@ -57,6 +58,8 @@ _ENGINES: dict[str, tuple[Any, weakref.WeakSet[VllmBackend]]] = {}
 
 def close_idle() -> None:
     """Closes the engines that no backend uses any more, so that their memory is free."""
+    if not _ENGINES:
+        return
     gc.collect()  # a step's backends may hang in a cycle
     for name in [name for name, (_, users) in _ENGINES.items() if not users]:
         del _ENGINES[name]
@@ -104,7 +107,8 @@ class VllmBackend:
             from transformers import AutoConfig
 
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            self._context, self._stop_ids = context_of(config), stop_ids(_generation(source, config), self._tokenizer)
+            self._context = context_of(config)
+            self._stop_ids = stop_ids(generation_config(source, config), self._tokenizer)
             self._engine = self._taken_over(source, dtype)
         except BackendError:
             raise
@@ -190,13 +194,3 @@ class VllmBackend:
 
     def _encoded(self, batch: Sequence[Dialogue], more: int) -> list[list[int]]:
         return encode_batch(self._tokenizer, batch, context=self._context, name=self._name, more=more)
-
-
-def _generation(source: str, config: Any) -> Any:
-    """The model's settings of generation, made from its configuration where it has no file of them."""
-    from transformers import GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(source)
-    except OSError:
-        return GenerationConfig.from_model_config(config)
