@@ -108,6 +108,17 @@ def test_a_policy_that_is_its_own_critic_writes_all_by_the_engine_and_judges_in_
         assert problems(trace(run, str(row["id"]))) == []
 
 
+def test_the_answers_that_forgetting_is_measured_on_are_the_engines_and_measured_in_torch(tmp_path: Path) -> None:
+    recipe = write_training_recipe(tmp_path / "in")
+    steps = ("stages=[revise, helpful, sft, answers, evaluate]", "policy_engine=openvino")
+    run = tmp_path / "run"
+    measured = "evaluation={max_tokens: 6, temperature: 1.0, perplexity: {}}"
+    run_recipe(training_recipe(recipe, *steps, measured), recipe, run)
+    base = json.loads((run / "lock.json").read_text())["models"][POLICY_TEXT]
+    assert {row["model"] for row in records(run, "references")} == {base}
+    assert records(run, "perplexity")
+
+
 def test_a_second_run_makes_nothing_and_another_engine_makes_all_anew(tmp_path: Path) -> None:
     recipe = write_training_recipe(tmp_path / "in")
     steps = ("stages=[helpful]", "helpful={draws: 1}")
