@@ -2,11 +2,12 @@
 
 import random
 
+import psutil
 import pytest
 import torch
 from embedded_model import require
 
-from constitutional.backends import open_backend
+from constitutional.backends import local, memory, open_backend
 from constitutional.backends.tokens import encode_dialogue
 from constitutional.errors import BackendError
 from constitutional.records import Sampling, assistant, user
@@ -71,6 +72,23 @@ def test_loglikelihood_equals_a_plain_forward_on_200_cases(backend):
             assert value == pytest.approx(_plain(backend, dialogue, continuation), abs=1e-4)
             compared += 1
     assert compared >= 200
+
+
+def test_memory_of_a_tree_is_given_back_after_it(backend, monkeypatch):
+    """Held in vain otherwise, as trees are of ever other sizes: compared with a backend that does not give it back."""
+    start, more = "One long conversation. " * 20, "good " * 30
+    rows = [(user(f"{start} Principle {i} {more}?"),) for i in range(40)]
+
+    def left_behind():
+        backend.loglikelihood(rows[:2], [[" A", " B"]] * 2)  # the weights are in memory once they were read
+        memory.trim_memory()
+        before = psutil.Process().memory_info().rss
+        backend.loglikelihood(rows, [[" A", " B"]] * len(rows))
+        return psutil.Process().memory_info().rss - before
+
+    given_back = left_behind()
+    monkeypatch.setattr(local, "trim_memory", lambda: None)
+    assert given_back < left_behind() / 2
 
 
 def test_shared_prefixes_are_computed_once(backend):

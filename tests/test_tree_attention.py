@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from constitutional.backends import tree_attention
@@ -103,3 +104,19 @@ def test_a_tree_ends_where_little_is_shared_and_not_in_the_middle_of_a_pair():
     assert sum(map(len, packs)) == 3 * (1 + ENOUGH // 2 + 400)
     few = [[i, *range(10, 10 + LITTLE)] for i in range(20)]
     assert len(list(pack_sequences(few, options[:20], 1_000))) == 1
+
+
+def test_a_token_costs_as_much_memory_in_a_large_tree_as_in_a_small_one():
+    """Else some block copies the whole tree, and memory and time grow with the square of the questions."""
+
+    def allocated(branches):
+        trunk = list(range(100))
+        pack = next(iter(pack_sequences([[*trunk, *[i] * 31] for i in range(branches)], [[[1]]] * branches, 100_000)))
+        mask, nodes = block_mask(pack.parent, 32), len(pack.tokens)
+        query, key = torch.randn(1, 4, nodes, 16), torch.randn(1, 2, nodes, 16)
+        value = torch.randn(1, nodes, 2, 16).transpose(1, 2)  # as a projection leaves it
+        with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            tree_attention.tree_attention(torch.nn.Module(), query, key, value, mask)
+        return sum(max(event.self_cpu_memory_usage, 0) for event in seen.events()) / nodes
+
+    assert allocated(128) < 1.1 * allocated(32)
