@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from constitutional.backends import embedded, kept_dialogues, open_backend, openvino, openvino_engine
+from constitutional.backends import embedded, kept_dialogues, open_backend, openvino, openvino_engine, openvino_model
 from constitutional.backends.gguf_export import export_gguf
 from constitutional.errors import BackendError
 from constitutional.records import Dialogue, Sampling, assistant, user
@@ -229,6 +230,21 @@ def test_an_export_the_engine_cannot_read_is_one_line(tmp_path: Path, monkeypatc
     with pytest.raises(BackendError, match=r"^tiny.gguf: the engine reads no matrices in f32: .* `--type f16`$"):
         open_backend(f"openvino:{tmp_path / 'tiny.gguf'}")
     assert not [path for path in (tmp_path / "cache" / "openvino").iterdir() if path.is_dir()]  # nor half of it left
+
+
+def test_what_translations_take_is_told(tmp_path: Path) -> None:
+    def told() -> str:
+        command = [sys.executable, "-m", "constitutional", "models", "list"]
+        environment = {**os.environ, "CONSTITUTIONAL_CACHE": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert "translated" not in told()
+    for name in ("one", "two", "unfinished"):
+        (tmp_path / "openvino" / name).mkdir(parents=True)
+        (tmp_path / "openvino" / name / "openvino_model.bin").write_bytes(bytes(3_000_000))
+        if name != "unfinished":
+            (tmp_path / "openvino" / name / openvino_model.MANIFEST).write_text("{}", encoding="utf-8")
+    assert f"translated for openvino: 2, 6 MB in {tmp_path / 'openvino'}\n" in told()
 
 
 def test_an_engine_error_reaches_the_caller() -> None:

@@ -74,6 +74,11 @@ def prepare_folder(source: Path, digest: str, engine: str) -> Prepared:
     return _prepared(f"{digest}-{FOLDER_TYPE}", source.name, engine, partial(_take_folder, source))
 
 
+def translations() -> list[Path]:
+    """The folders of all translations that are kept, of trained models, too."""
+    return sorted(path.parent for path in (cache_folder() / "openvino").glob(f"*/{MANIFEST}"))
+
+
 def _prepared(key: str, called: str, engine: str, fill: _Fill) -> Prepared:
     base = cache_folder() / "openvino"
     folder = base / f"{key}-{engine}-{TRANSLATOR}"

@@ -240,11 +240,10 @@ scaling.add(app)
 
 @models.command("list")
 def list_models() -> None:
-    """The embedded models and whether they are here."""
-    from constitutional.backends.embedded import models_table
+    """The embedded models and whether they are here, and what translations for openvino: take."""
+    from constitutional.cli.running import list_command
 
-    for row in models_table():
-        typer.echo(f"{row.name:<20} {row.state:<8} {row.bytes / 1e6:>7.0f} MB  {row.licence:<10} {row.title}")
+    list_command()
 
 
 @models.command("fetch")

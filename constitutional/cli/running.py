@@ -128,6 +128,19 @@ def report_command(run_folder: Path) -> None:
     typer.echo(f"report: {write_report(run_folder, recipe, view.constitution, list(view.prompts.values()))}")
 
 
+def list_command() -> None:
+    """Prints the embedded models, and what translations for openvino: take in the cache."""
+    from constitutional.backends.embedded import models_table
+    from constitutional.backends.openvino_model import translations
+
+    for row in models_table():
+        typer.echo(f"{row.name:<20} {row.state:<8} {row.bytes / 1e6:>7.0f} MB  {row.licence:<10} {row.title}")
+    if kept := translations():
+        taken = sum(file.stat().st_size for folder in kept for file in folder.iterdir()) / 1e6
+        typer.echo(f"\ntranslated for openvino: {len(kept)}, {taken:.0f} MB in {kept[0].parent}")
+        typer.echo("(what no run is using may be deleted: it is made anew when needed)")
+
+
 def fetch_command(name: str) -> None:
     """Fetches and converts one embedded model, telling how far it is."""
     from constitutional.backends.embedded import convert, fetch
