@@ -76,6 +76,9 @@ class Peaks:
     def progress(self, done: int, total: int, note: str = "") -> None:
         self._shown.progress(done, total, note)
 
+    def doing(self, text: str) -> None:
+        self._shown.doing(text)
+
     def say(self, text: str) -> None:
         self._shown.say(text)
 

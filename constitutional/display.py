@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from constitutional.activity import listening
+
 # control characters, direction overrides and lone surrogates
 _HIDDEN: dict[int, None] = dict.fromkeys(
     [i for i in range(32) if i not in (9, 10)]
     + [*range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)]
 )
+
+
+SILENCE_S = 20.0
+"""Seconds after which `Plain` says what a call is at, though no item is finished."""
 
 
 def printable(text: str) -> str:
@@ -36,6 +42,10 @@ class Display(Protocol):
         """`done` of `total` items of the current stage; `note` is shown beside it."""
         ...
 
+    def doing(self, text: str) -> None:
+        """How far a model's call on the stage's present items is."""
+        ...
+
     def say(self, text: str) -> None:
         """One line that stays."""
         ...
@@ -50,21 +60,25 @@ class Silent:
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Nothing."""
 
+    def doing(self, text: str) -> None:
+        """Nothing."""
+
     def say(self, text: str) -> None:
         """Nothing."""
 
 
 class Plain:
-    """One line per step of progress: for logs and pipes."""
+    """One line per step of progress, and one now and then in a long one: for logs and pipes."""
 
     def __init__(self) -> None:
         self._name = ""
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
         self._first = 0
+        self._items = ""
 
     def stage(self, name: str) -> None:
         """Starts the stage's clock."""
-        self._name, self._started, self._first = name, time.monotonic(), -1
+        self._name, self._started, self._first, self._items = name, time.monotonic(), -1, ""
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Prints done/total, time so far and an estimate of the time left, from the items done in this process."""
@@ -73,10 +87,20 @@ class Plain:
         passed = time.monotonic() - self._started
         fresh = done - self._first
         left = f", {clock(passed / fresh * (total - done))} left" if fresh > 0 and done < total else ""
-        self.say(f"  {self._name:<9} {done:>4}/{total}  {clock(passed)}{left}{'  ' + note if note else ''}")
+        self._items = f"{done:>4}/{total}"
+        self._line(f"{clock(passed)}{left}{'  ' + note if note else ''}")
+
+    def doing(self, text: str) -> None:
+        """Prints it where nothing was printed for `SILENCE_S` seconds."""
+        if time.monotonic() - self._said >= SILENCE_S:
+            self._line(f"{clock(time.monotonic() - self._started)}  {text}")
+
+    def _line(self, text: str) -> None:
+        self.say(f"  {self._name:<9} {self._items}  {text}")
 
     def say(self, text: str) -> None:
         """Prints a line."""
+        self._said = time.monotonic()
         print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -96,6 +120,7 @@ class Rich:
             TextColumn("left"),
             Left(),
             TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[doing]}", markup=False),
             console=Console(stderr=True),
         )
         self._bar.start()
@@ -103,12 +128,17 @@ class Rich:
 
     def stage(self, name: str) -> None:
         """Adds the stage's bar under the finished ones."""
-        self._task = self._bar.add_task(name, total=None, note="")
+        self._task = self._bar.add_task(name, total=None, note="", doing="")
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Moves the bar."""
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, note=printable(note))
+            self._bar.update(self._task, completed=done, total=total, note=printable(note), doing="")
+
+    def doing(self, text: str) -> None:
+        """Shows it beside the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, doing=printable(text))
 
     def say(self, text: str) -> None:
         """Prints a line above the bars."""
@@ -121,14 +151,17 @@ class Rich:
 
 @contextmanager
 def open_display(mode: str) -> Iterator[Display]:
-    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere."""
+    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere. It is told what calls are at."""
     if mode == "auto":
         mode = "rich" if sys.stderr.isatty() else "plain"
-    if mode == "rich":
-        display = Rich()
-        try:
+    if mode != "rich":
+        display: Display = Silent() if mode == "none" else Plain()
+        with listening(display.doing):
             yield display
-        finally:
-            display.stop()
-    else:
-        yield Silent() if mode == "none" else Plain()
+        return
+    live = Rich()
+    try:
+        with listening(live.doing):
+            yield live
+    finally:
+        live.stop()

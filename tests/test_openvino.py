@@ -140,9 +140,9 @@ def test_control_tokens_in_text_are_plain_text(backend: openvino.OpenVinoBackend
     seen: list[list[int]] = []
     original: Any = backend._engine.write
 
-    def spy(prompts: list[list[int]], configs: list[Any]) -> list[list[int]]:
+    def spy(prompts: list[list[int]], *rest: Any) -> list[list[int]]:
         seen.extend(prompts)
-        return list(original(prompts, configs))
+        return list(original(prompts, *rest))
 
     backend._engine.write = spy  # type: ignore[method-assign]
     try:
@@ -157,8 +157,17 @@ def test_control_tokens_in_text_are_plain_text(backend: openvino.OpenVinoBackend
 def test_more_rows_than_one_engine_call_holds(
     backend: openvino.OpenVinoBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino, "TOKENS_PER_CALL", 150)
+    calls: list[int] = []
+    write = backend._engine.write
+
+    def counted(prompts: list[list[int]], *rest: Any) -> list[list[int]]:
+        calls.append(len(prompts))
+        return write(prompts, *rest)
+
+    monkeypatch.setattr(backend._engine, "write", counted)
+    monkeypatch.setattr(backend, "_fits", 150)  # two short dialogues of two blocks each
     done = backend.generate(DIALOGUES, Sampling(max_tokens=6))
+    assert calls == [2, 1, 1]
     assert len(done) == 4 and "Paris" in done[2].text
     assert [c.prompt_tokens for c in done] == [8192 - backend.room(d) for d in DIALOGUES]
 
@@ -262,6 +271,9 @@ def test_rows_are_cut_into_calls_in_order() -> None:
     assert list(openvino._calls(prompts, 100, 13_000)) == [[0, 1], [2], [3], [4]]
     assert list(openvino._calls(prompts, 100, 9_000)) == [[0], [1], [2], [3], [4]]
     assert list(openvino._calls([], 100, 16_384)) == []
+    rounded = [[0] * 23] * 4  # and ten tokens of answer: two blocks each
+    assert list(openvino._calls(rounded, 10, 4 * 33)) == [[0, 1], [2, 3]]
+    assert list(openvino._calls(rounded, 9, 4 * 33)) == [[0, 1, 2, 3]]
 
 
 @pytest.mark.embedded
@@ -271,7 +283,7 @@ def test_what_the_engines_cache_cannot_hold_does_not_fit(
     """The engine itself would answer with nothing, as if the model had."""
     prepared = backend._prepared
     assert prepared.kv_bytes == 30 * 3 * 64 * 2 * 2
-    assert (backend._context, backend._most) == (prepared.context, openvino.TOKENS_PER_CALL)
+    assert (backend._context, backend._fits) == (prepared.context, 41_943)  # nine tenths of a gigabyte
     monkeypatch.setattr(openvino, "prepare_model", lambda name: replace(prepared, kv_bytes=2**30 // 100))
     small = openvino.OpenVinoBackend(NAME)
     assert backend.room(DIALOGUES[0]) - small.room(DIALOGUES[0]) == prepared.context - 90

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from constitutional.activity import tell
 from constitutional.backends.drawing import penalise_repetition, pick
 from constitutional.backends.kept import KeptDialogues, shared_beginning
 from constitutional.backends.slot_cache import SlotCache
@@ -79,11 +80,13 @@ def decode(
         kept: sequences written before, which prompts may continue; those written now are added.
     """
     rows = _rows(prompts, sampling.seed)
-    found: list[list[int]] = [[] for _ in prompts]
+    found: dict[int, list[int]] = {}
+    tell(0, len(prompts), "texts written")
     for group in _groups(rows, sampling.max_tokens):
         for row in _decode_group(net, group, sampling, finished, kept):
             found[row.number] = row.drawn
-    return found
+            tell(len(found), len(prompts), "texts written")
+    return [found[number] for number in range(len(prompts))]
 
 
 def _rows(prompts: Sequence[list[int]], seed: int) -> list[_Row]:

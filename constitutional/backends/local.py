@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from constitutional.activity import tell
 from constitutional.backends import Likelihood
 from constitutional.backends.cpu import prepare_process, use_threads
 from constitutional.backends.decoding import decode
@@ -137,9 +138,13 @@ class LocalBackend:
             # the last token is only predicted, never read; an option emptied here is left out of every pack
             row_options[:] = [ids if len(prompt) + len(ids) - 1 <= self.context else [] for ids in row_options]
         sums = [[0.0 if ids else math.nan for ids in row_options] for row_options in options]
+        read: set[int] = set()
+        tell(0, len(batch), "questions read")
         for pack in pack_sequences(prompts, options, self._tree_nodes):
             for target, value in zip(pack.targets, self._score(pack), strict=True):
                 sums[target.row][target.option] += value
+            read.update(target.row for target in pack.targets)
+            tell(len(read), len(batch), "questions read")
             if self.device == "cpu":
                 trim_memory()
         return [Likelihood(logprobs=tuple(s), prompt_tokens=len(p)) for s, p in zip(sums, prompts, strict=True)]

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from constitutional.activity import tell
 from constitutional.backends import Likelihood
 from constitutional.backends.catalog import CATALOG
 from constitutional.backends.cpu import amx_works, fast_cpu_dtype
@@ -32,8 +33,8 @@ from constitutional.records import Completion, Dialogue, Sampling, seed_for
 PACKAGE = "openvino-genai"
 USABLE = 0.9
 """Share of the engine's cache that is planned for: its blocks are not all full."""
-TOKENS_PER_CALL = 16_384
-"""Prompt and answer tokens given to the engine at once, unless fewer fit its cache."""
+BLOCK = 32
+"""Tokens a block of the engine's cache holds: a dialogue has blocks of its own."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +106,36 @@ class OpenVinoBackend:
         self.model = identity(name, dtype)
         self._prepared = prepare_model(name)
         self._tokenizer = self._prepared.tokenizer()
-        fits = int(KV_CACHE_GB * 2**30 * USABLE / self._prepared.kv_bytes)
-        self._most = min(TOKENS_PER_CALL, fits)
+        self._fits = int(KV_CACHE_GB * 2**30 * USABLE / self._prepared.kv_bytes)
         # of a dialogue that does not fit its cache the engine gives an empty answer, and says nothing
-        self._context = min(self._prepared.context, fits)
+        self._context = min(self._prepared.context, self._fits)
         self._engine = Engine(self._prepared.folder, self.model, _resolved(dtype), threads)
 
     def generate(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Completion]:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
         room: dict[str, Any] = {"context": self._context, "name": self.model}
         prompts = encode_batch(self._tokenizer, batch, more=sampling.max_tokens, **room)
+        tell(0, len(prompts), "texts written")
         self._engine.open()
         done: list[Completion] = []
-        for rows in _calls(prompts, sampling.max_tokens, self._most):
+
+        def finished(more: int) -> None:
+            tell(len(done) + more, len(prompts), "texts written")
+
+        for rows in _calls(prompts, sampling.max_tokens, self._fits):
             started = time.perf_counter()
-            outputs = self._engine.write([prompts[r] for r in rows], [self._config(sampling, r) for r in rows])
+            outputs = self._engine.write(
+                [prompts[r] for r in rows],
+                [self._config(sampling, r) for r in rows],
+                finished,
+            )
             seconds = (time.perf_counter() - started) / len(rows)
             told: dict[str, Any] = {"model": self.model, "sampling": sampling, "seconds": seconds}
-            done += [
+            done.extend(
                 completed(self._tokenizer, ids, self._prepared.stop_ids, prompt_tokens=len(prompts[r]), **told)
                 for r, ids in zip(rows, outputs, strict=True)
-            ]
+            )
+            finished(0)
         return done
 
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:
@@ -187,11 +197,11 @@ def _engine_version() -> str:
 
 
 def _calls(prompts: Sequence[Sequence[int]], max_tokens: int, most: int) -> Iterator[list[int]]:
-    """Row numbers in order, cut into calls of at most so many tokens (one row at least)."""
+    """Row numbers in order, cut into calls whose blocks hold at most so many tokens (one row at least)."""
     rows: list[int] = []
     total = 0
     for row, prompt in enumerate(prompts):
-        size = len(prompt) + max_tokens
+        size = -(-(len(prompt) + max_tokens) // BLOCK) * BLOCK
         if rows and total + size > most:
             yield rows
             rows, total = [], 0

@@ -72,12 +72,15 @@ class Engine:
             if opened.pipe is None:
                 opened.pipe = open_engine(self._folder, self._dtype, self._threads, caching=opened.caching)
 
-    def write(self, prompts: Sequence[Sequence[int]], configs: Sequence[Any]) -> list[list[int]]:
+    def write(
+        self, prompts: Sequence[Sequence[int]], configs: Sequence[Any], finished: Callable[[int], object]
+    ) -> list[list[int]]:
         """What the open engine writes to each prompt, in order, end tokens left out.
 
         Args:
             prompts: token ids.
             configs: an `openvino_genai.GenerationConfig` each.
+            finished: called from time to time with how many prompts are answered.
 
         Raises:
             BackendError: the engine fails at the prompts.
@@ -89,13 +92,17 @@ class Engine:
         tensors = [openvino.Tensor(numpy.array([ids], dtype=numpy.int64)) for ids in prompts]
 
         def work() -> Any:
-            with self._busy:
-                return pipe.generate(tensors, list(configs))
+            try:
+                with self._busy:
+                    return pipe.generate(tensors, list(configs))
+            except RuntimeError as error:
+                raise BackendError(f"{self._name}: {_last_line(error)}", retryable=True) from error
 
-        try:
-            results = _interruptible(work)
-        except RuntimeError as error:
-            raise BackendError(f"{self._name}: {_last_line(error)}", retryable=True) from error
+        def waiting() -> None:
+            if left := pipe.get_metrics().requests:  # 0 until the first step has begun
+                finished(len(prompts) - min(left, len(prompts)))
+
+        results = _interruptible(work, waiting)
         return [[int(token) for token in result.m_generation_ids[0]] for result in results]
 
 
@@ -123,10 +130,11 @@ def open_engine(folder: Path, dtype: str, threads: int | None, *, caching: bool)
         raise BackendError(f"the engine cannot open {folder.name}: {_last_line(error)}") from error
 
 
-def _interruptible(work: Callable[[], T]) -> T:
+def _interruptible(work: Callable[[], T], waiting: Callable[[], object] = lambda: None) -> T:
     """Runs a blocking engine call in a thread, so that Python can act on Ctrl-C and SIGTERM in the meantime.
 
     The engine itself cannot be stopped: an interrupted call goes on in its thread until the batch is done.
+    `waiting` is called in this thread again and again while the work goes on.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -141,6 +149,8 @@ def _interruptible(work: Callable[[], T]) -> T:
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
+        if thread.is_alive():
+            waiting()
     if errors:
         raise errors[0]
     return results[0]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from constitutional.activity import tell
 from constitutional.records import Sampling, seed_for
 
 ROWS_PER_BATCH = 48
@@ -23,10 +24,12 @@ def generate_padded(
 ) -> list[list[int]]:
     """Token ids written after each prompt, in order, padding included; length-sorted, one seed per inner batch."""
     written: dict[int, list[int]] = {}
+    tell(0, len(prompts), "texts written")
     for number, rows in enumerate(_length_sorted(prompts, sampling.max_tokens)):
         seed = seed_for(sampling.seed, number)
         outputs = _generate(net, tokenizer, [prompts[r] for r in rows], sampling, stop_ids, seed)
         written.update(zip(rows, outputs, strict=True))
+        tell(len(written), len(prompts), "texts written")
     return [written[row] for row in range(len(prompts))]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from constitutional.activity import listening
 from constitutional.audit.arms import Arms
 from constitutional.audit.model_card import write_cards
 from constitutional.audit.report import write_report
@@ -191,7 +192,8 @@ def run_inputs(
             team=team,
         )
         try:
-            with engine(inputs, folder, shown) if engine else nullcontext(Here()) as folder.engine:
+            made_by = engine(inputs, folder, shown) if engine else nullcontext(Here())
+            with listening(shown.doing), made_by as folder.engine:
                 steps = run_steps(context, until, fail_on_error)
         except PendingError as error:
             raise PendingError(context.write_waiting()) from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from constitutional.activity import tell
 from constitutional.backends import Unanswered
 from constitutional.backends.endpoint import wire
 from constitutional.backends.endpoint.address import Address
@@ -131,7 +133,16 @@ class Server:
     async def _all(self, requests: dict[str, Request]) -> dict[str, Found]:
         """Makes all calls; when one ends the run, those under way come to their end first, and are kept."""
         self._asker.halted.clear()
+        tell(0, len(requests), "calls done")
+        finished = itertools.count(1)
+
+        def ended(task: asyncio.Task[Found]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                tell(next(finished), len(requests), "calls done")
+
         tasks = [asyncio.create_task(self._one(key, request)) for key, request in requests.items()]
+        for task in tasks:
+            task.add_done_callback(ended)
         try:
             done = await asyncio.gather(*tasks, return_exceptions=True)
         except asyncio.CancelledError:  # the caller was interrupted
