@@ -57,7 +57,7 @@ $(VLLM_VENV)/.setup-done: Makefile
 	@$(VLLM_VENV)/bin/python tests/name_vllm.py
 	@touch $@
 
-# about 10 minutes on two cores: vLLM compiles the model whenever it opens it
+# 5 to 7 minutes on two idle cores: vLLM compiles the model whenever it opens it
 vllm-check: vllm models
 	@echo "tests on vLLM itself"
 	@VLLM_VENV='$(VLLM_VENV)' REQUIRE_MODELS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/test_real_vllm.py tests/test_vllm.py

@@ -61,3 +61,25 @@ def test_the_steady_rate_leaves_start_and_end_out() -> None:
     assert scale_out.steady(even) == pytest.approx(scale_out.CHUNK / 0.5)
     assert scale_out.steady([*even[:99], 1000.0]) == scale_out.steady(even)  # a last chunk that is late
     assert scale_out.steady([i / 2 if i < 50 else i for i in range(100)]) < scale_out.steady(even)
+
+
+def test_products_of_linear_layers_are_counted_and_nothing_else() -> None:
+    import torch
+    from demo_limit import linear_layers
+    from engine_cases import matrices
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    net = LlamaForCausalLM(LlamaConfig(vocab_size=320, num_hidden_layers=2, **shape))
+    weights, head = sum(matrix.numel() for matrix in matrices(net)), net.lm_head.weight.numel()
+    ids = torch.arange(150).view(3, 50)
+    with linear_layers() as counter, torch.inference_mode():
+        net(ids)
+    assert counter.get_total_flops() == 2 * 150 * (weights + head)
+    with linear_layers() as counter:
+        net(ids, labels=ids).loss.backward()
+    assert counter.get_total_flops() == 3 * 2 * 150 * (weights + head)
+    with linear_layers() as counter:  # a product in place, as in TRL's fused head; attention in another form
+        torch.zeros(4, 5).addmm_(torch.ones(4, 6), torch.ones(6, 5))
+        torch.bmm(torch.ones(2, 3, 4), torch.ones(2, 4, 3))
+    assert counter.get_total_flops() == 2 * 4 * 6 * 5
