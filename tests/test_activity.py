@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -60,8 +61,12 @@ def test_only_who_listens_is_told_and_only_meanwhile() -> None:
 
 
 def test_the_local_backend_tells_of_every_text_and_every_question(tiny: Backend) -> None:
-    assert heard_while_writing(tiny) == counts(4, "texts written")
-    heard: list[str] = []
+    heard = heard_while_writing(tiny)
+    assert heard[0] == "0 of 4 texts written, 0 tokens"
+    texts, tokens = zip(*(map(int, re.findall("[0-9]+", text)[::2]) for text in heard), strict=True)
+    assert list(texts) == sorted(texts) and texts[-1] == 4
+    assert list(tokens) == sorted(tokens) and tokens[:3] == (0, 0, 4) and tokens[-1] <= 20
+    heard = []
     with listening(heard.append):
         tiny.loglikelihood(ASKED, [[" good", " bad"]] * 4)
     assert heard[0] == "0 of 4 questions read" and heard[-1] == "4 of 4 questions read"
@@ -155,9 +160,9 @@ def test_a_run_shows_what_its_calls_are_at(tmp_path: Path) -> None:
     recipe = write_training_recipe(tmp_path)
     shown = Heard()
     run_recipe(training_recipe(recipe, "stages=[revise, helpful]"), recipe, tmp_path / "run", display=shown)
-    assert {stage: texts[-1].split(" of ", 1)[1] for stage, texts in shown.texts.items()} == {
-        "revise": f"{shown.texts['revise'][-1].split()[0]} texts written",
-        "helpful": f"{shown.texts['helpful'][-1].split()[0]} texts written",
+    assert {stage: re.sub("[0-9]+", "N", texts[-1]) for stage, texts in shown.texts.items()} == {
+        "revise": "N of N texts written, N tokens",
+        "helpful": "N of N texts written, N tokens",
     }
     before = deepcopy(shown.texts)
     tell(1, 2, "texts")  # nobody listens any more

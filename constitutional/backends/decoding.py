@@ -81,11 +81,16 @@ def decode(
     """
     rows = _rows(prompts, sampling.seed)
     found: dict[int, list[int]] = {}
-    tell(0, len(prompts), "texts written")
+
+    def tell_step() -> None:
+        """Of tokens, too: rows that begin together end together, and nothing is finished for long."""
+        tell(len(found), len(prompts), f"texts written, {sum(len(row.drawn) for row in rows)} tokens")
+
+    tell_step()
     for group in _groups(rows, sampling.max_tokens):
-        for row in _decode_group(net, group, sampling, finished, kept):
+        for row in _decode_group(net, group, sampling, finished, kept, tell_step):
             found[row.number] = row.drawn
-            tell(len(found), len(prompts), "texts written")
+    tell_step()
     return [found[number] for number in range(len(prompts))]
 
 
@@ -113,7 +118,12 @@ def _groups(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
 
 @torch.inference_mode()
 def _decode_group(
-    net: Any, group: Sequence[_Row], sampling: Sampling, finished: Finished, kept: KeptDialogues | None
+    net: Any,
+    group: Sequence[_Row],
+    sampling: Sampling,
+    finished: Finished,
+    kept: KeptDialogues | None,
+    tell_step: Callable[[], None],
 ) -> Iterator[_Row]:
     length = len(group[0].prompt) + sampling.max_tokens
     cache = SlotCache(max(1, min(SLOTS, len(group), CACHE_TOKENS // length)), length)
@@ -130,6 +140,7 @@ def _decode_group(
             seen[slot, : len(row.prompt)] = torch.tensor(row.prompt, device=net.device)
         _read_prompts(net, cache, new, len(rows))
         rows += new
+        tell_step()
         logits = _step(net, cache, rows)
         if sampling.repetition_penalty != 1:
             penalise_repetition(logits, seen[: len(rows)], sampling.repetition_penalty)
