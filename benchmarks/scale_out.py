@@ -1,6 +1,6 @@
 """How the data steps spread over workers, and how much one writer can put away.
 
-    python benchmarks/scale_out.py [--prompts 400] [--delay 0.05] [--seconds 15] [--check]
+    python benchmarks/scale_out.py [--prompts 400] [--delay 0.05] [--seconds 60] [--check]
 
 First a run on Ray with 1 and with 2 workers, on a scripted model whose every call takes `delay` seconds. Start-up (Ray,
 and workers that open the recipe) is told apart: the clock of a ratio is that of the steps after `revise`, in which the
@@ -10,7 +10,9 @@ Then 64 simulated workers with seeded delays hand chunks of 256 judgments (16 pr
 default chunk) to the real driver: `parallel.Crew`, the stage's own commit, the ledger, fsync included. "offered" is
 what they could make a second; answers come pickled, as from Ray. "stored/s" is the rate between a quarter and three
 quarters of all chunks, where neither the start nor the last chunks, for which most workers have nothing to do, count;
-"of ideal" beside it is against the same part of the ideal schedule, "whole" of all chunks.
+"of ideal" beside it is against the same part of the ideal schedule, "whole" of all chunks. A worker is given its next
+chunk before it is done with one, which the ideal schedule does not do: in 15 seconds, of two chunks a worker, the order
+of the chunks is most of what one sees (0.83 and 1.30 of ideal), in 60, of nine, it is what the writer keeps up with.
 """
 
 from __future__ import annotations
@@ -196,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--delay", type=float, default=0.05)
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of offering; a worker needs several chunks")
     parser.add_argument("--only", choices=("ray", "simulation"))
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     arguments = parser.parse_args()
