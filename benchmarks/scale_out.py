@@ -10,9 +10,8 @@ Then 64 simulated workers with seeded delays hand chunks of 256 judgments (16 pr
 default chunk) to the real driver: `parallel.Crew`, the stage's own commit, the ledger, fsync included. "offered" is
 what they could make a second; answers come pickled, as from Ray. "stored/s" is the rate between a quarter and three
 quarters of all chunks, where neither the start nor the last chunks, for which most workers have nothing to do, count;
-"of ideal" beside it is against the same part of the ideal schedule, "whole" of all chunks. A worker is given its next
-chunk before it is done with one, which the ideal schedule does not do: in 15 seconds, of two chunks a worker, the order
-of the chunks is most of what one sees (0.83 and 1.30 of ideal), in 60, of nine, it is what the writer keeps up with.
+"of ideal" beside it is against the same part of the same hand-out of chunks on a clock on which nothing but the delays
+takes time, "whole" of all chunks.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -80,16 +79,6 @@ def delay_of(index: int, mean: float) -> float:
     return mean * random.Random(index).uniform(0.5, 1.5)
 
 
-def ideal(chunks: int, mean: float) -> list[float]:
-    """When each chunk, and all before it, are done where a free worker begins the next, and nothing else costs."""
-    free, done = [0.0] * WORKERS, [0.0]
-    for index in range(chunks):
-        ends = free[0] + delay_of(index, mean)
-        heapq.heapreplace(free, ends)
-        done.append(max(done[-1], ends))
-    return done[1:]
-
-
 def steady(done: Sequence[float]) -> float:
     """Judgments a second between a quarter and three quarters of all chunks."""
     first, last = len(done) // 4, 3 * len(done) // 4
@@ -97,16 +86,23 @@ def steady(done: Sequence[float]) -> float:
 
 
 class Simulated:
-    """Implements `constitutional.parallel.Workers`: chunks that are done after a delay, in real time."""
+    """Implements `constitutional.parallel.Workers`: chunks that are done after a delay, by the clock it is given."""
 
-    def __init__(self, mean: float, answers: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        mean: float,
+        answers: Sequence[bytes],
+        now: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self.count, self.mean, self.answers, self.waited = WORKERS, mean, answers, 0.0
+        self.now, self.sleep = now, sleep
         self.free = [0.0] * WORKERS
         self.due: list[tuple[float, int, int]] = []
         self.tickets = 0
 
     def start(self, number: int) -> Hashable:
-        return self._ticket(time.perf_counter(), -1)
+        return self._ticket(self.now(), -1)
 
     def _ticket(self, when: float, index: int) -> tuple[int, int]:
         self.tickets += 1
@@ -114,21 +110,32 @@ class Simulated:
         return self.tickets, index
 
     def submit(self, number: int, task: int) -> Hashable:
-        self.free[number] = max(self.free[number], time.perf_counter()) + delay_of(task, self.mean)
+        self.free[number] = max(self.free[number], self.now()) + delay_of(task, self.mean)
         return self._ticket(self.free[number], task)
 
     def wait(self, tickets: Sequence[Hashable], seconds: float) -> Collection[Hashable]:
-        begun = time.perf_counter()
+        begun = self.now()
         if seconds and self.due and self.due[0][0] > begun:
-            time.sleep(min(seconds, self.due[0][0] - begun))
-            self.waited += time.perf_counter() - begun
-        now, done = time.perf_counter(), []
+            self.sleep(min(seconds, self.due[0][0] - begun))
+            self.waited += self.now() - begun
+        now, done = self.now(), []
         while self.due and self.due[0][0] <= now:
             done.append(heapq.heappop(self.due)[1:])
         return done
 
     def answer(self, ticket: tuple[int, int]) -> Made | None:
         return pickle.loads(self.answers[ticket[1]]) if ticket[1] >= 0 else None
+
+
+def ideal(chunks: int, mean: float) -> list[float]:
+    """When each chunk, and all before it, are done where chunks are handed out as they are and nothing else costs."""
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    workers = Simulated(mean, [pickle.dumps(None)] * chunks, lambda: clock[0], sleep)
+    return [clock[0] for _ in Crew(workers).in_order(range(chunks), lambda index: index)]
 
 
 class SimulatedEngine:
@@ -175,7 +182,7 @@ def commit(folder: Path, judgments: Sequence[Judgment], mean: float) -> tuple[fl
 
 
 def simulation(folder: Path, most: float) -> list[Bar]:
-    print(f"{WORKERS} workers, {CHUNK} judgments a chunk; ideal: the same workers and a driver that costs nothing")
+    print(f"{WORKERS} workers, {CHUNK} judgments a chunk; ideal: the same workers and a driver that takes no time")
     columns = ("offered/s", "stored/s", "of ideal", "whole, s", "of ideal")
     print("".join(f"{name:>10}" for name in columns) + f"{'driver busy':>13}{'its CPU':>9}")
     rates = (2500, 5000)
@@ -198,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--delay", type=float, default=0.05)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of offering; a worker needs several chunks")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that the workers offer judgments")
     parser.add_argument("--only", choices=("ray", "simulation"))
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     arguments = parser.parse_args()

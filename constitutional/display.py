@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from constitutional.activity import listening
-
 # control characters, direction overrides and lone surrogates
 _HIDDEN: dict[int, None] = dict.fromkeys(
     [i for i in range(32) if i not in (9, 10)]
@@ -151,17 +149,14 @@ class Rich:
 
 @contextmanager
 def open_display(mode: str) -> Iterator[Display]:
-    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere. It is told what calls are at."""
+    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere."""
     if mode == "auto":
         mode = "rich" if sys.stderr.isatty() else "plain"
-    if mode != "rich":
-        display: Display = Silent() if mode == "none" else Plain()
-        with listening(display.doing):
+    if mode == "rich":
+        display = Rich()
+        try:
             yield display
-        return
-    live = Rich()
-    try:
-        with listening(live.doing):
-            yield live
-    finally:
-        live.stop()
+        finally:
+            display.stop()
+    else:
+        yield Silent() if mode == "none" else Plain()

@@ -20,7 +20,7 @@ from training_recipe import training_recipe, write_training_recipe
 
 from constitutional import display
 from constitutional.activity import listening, tell
-from constitutional.backends import Backend, open_backend
+from constitutional.backends import Backend, open_backend, openvino
 from constitutional.display import Plain, Rich, Silent
 from constitutional.errors import BackendError
 from constitutional.pipeline import run_recipe
@@ -114,15 +114,17 @@ def test_openvino_tells_of_texts_from_none_to_all(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(backend, "_fits", 5 * 96)  # several calls of the engine
     asked: list[Dialogue] = [(user(f"Tell me of the number {i}."),) for i in range(24)]
     heard = heard_while_writing(backend, asked, DRAW.model_copy(update={"max_tokens": 40}))
-    found = [int(text.removesuffix(" of 24 texts written")) for text in heard]
-    assert found == sorted(found) and found[0] == 0 and found[-1] == 24 and len(set(found)) > 4
+    texts, of, tokens = zip(*(map(int, re.findall("[0-9]+", text)) for text in heard), strict=True)
+    assert list(texts) == sorted(texts) and texts[0] == 0 and texts[-1] == 24 and len(set(texts)) > 4
+    assert set(of) == {24} and max(tokens) <= 5 * 96
+    assert {count % openvino.BLOCK for count in tokens} == {0} and max(tokens) > 0  # blocks are of this size
 
 
 def test_what_the_engine_still_has_to_do_is_asked_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino_genai")
     from constitutional.backends.openvino_engine import Engine
 
-    left = iter([0, 9, 3, 2])  # nothing known yet, what is left of another call, then this one's
+    left = iter([0, 9, 3, 2])  # nothing known yet, what another call left, then this one's
     asked_for_last = threading.Event()
 
     class Pipe:
@@ -130,7 +132,7 @@ def test_what_the_engine_still_has_to_do_is_asked_while_it_works(monkeypatch: py
             requests = next(left, 1)
             if requests == 1:
                 asked_for_last.set()
-            return SimpleNamespace(requests=requests)
+            return SimpleNamespace(requests=requests, cache_usage=0.5, kv_cache_size_in_bytes=2000)
 
         def generate(self, prompts: list[object], configs: list[object]) -> list[SimpleNamespace]:
             assert asked_for_last.wait(60)
@@ -138,9 +140,9 @@ def test_what_the_engine_still_has_to_do_is_asked_while_it_works(monkeypatch: py
 
     engine = Engine(Path("nowhere"), "name", "float32", None)
     monkeypatch.setattr(engine._opened, "pipe", Pipe())
-    heard: list[int] = []
-    assert engine.write([[1], [2], [3], [4]], [None] * 4, heard.append) == [[7]] * 4
-    assert heard[:4] == [0, 1, 2, 3]
+    heard: list[tuple[int, float]] = []
+    assert engine.write([[1], [2], [3], [4]], [None] * 4, lambda *told: heard.append(told)) == [[7]] * 4
+    assert heard[:4] == [(0, 10), (1, 10), (2, 10), (3, 10)]
 
 
 class Heard(Silent):

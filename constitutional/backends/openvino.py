@@ -115,19 +115,21 @@ class OpenVinoBackend:
         """One completion per dialogue, in order; row i is drawn with a seed of (sampling.seed, i)."""
         room: dict[str, Any] = {"context": self._context, "name": self.model}
         prompts = encode_batch(self._tokenizer, batch, more=sampling.max_tokens, **room)
-        tell(0, len(prompts), "texts written")
-        self._engine.open()
         done: list[Completion] = []
 
-        def finished(more: int) -> None:
-            tell(len(done) + more, len(prompts), "texts written")
+        def tell_call(finished: int, used: float) -> None:
+            """Of tokens, too: texts that begin together end together, and nothing is finished for long."""
+            tokens = round(used / self._prepared.kv_bytes)
+            tell(len(done) + finished, len(prompts), f"texts written, {tokens} tokens at work")
 
+        tell_call(0, 0)
+        self._engine.open()
         for rows in _calls(prompts, sampling.max_tokens, self._fits):
             started = time.perf_counter()
             outputs = self._engine.write(
                 [prompts[r] for r in rows],
                 [self._config(sampling, r) for r in rows],
-                finished,
+                tell_call,
             )
             seconds = (time.perf_counter() - started) / len(rows)
             told: dict[str, Any] = {"model": self.model, "sampling": sampling, "seconds": seconds}
@@ -135,7 +137,7 @@ class OpenVinoBackend:
                 completed(self._tokenizer, ids, self._prepared.stop_ids, prompt_tokens=len(prompts[r]), **told)
                 for r, ids in zip(rows, outputs, strict=True)
             )
-            finished(0)
+            tell_call(0, 0)
         return done
 
     def loglikelihood(self, batch: Sequence[Dialogue], continuations: Sequence[Sequence[str]]) -> list[Likelihood]:

@@ -73,14 +73,15 @@ class Engine:
                 opened.pipe = open_engine(self._folder, self._dtype, self._threads, caching=opened.caching)
 
     def write(
-        self, prompts: Sequence[Sequence[int]], configs: Sequence[Any], finished: Callable[[int], object]
+        self, prompts: Sequence[Sequence[int]], configs: Sequence[Any], tell: Callable[[int, float], object]
     ) -> list[list[int]]:
         """What the open engine writes to each prompt, in order, end tokens left out.
 
         Args:
             prompts: token ids.
             configs: an `openvino_genai.GenerationConfig` each.
-            finished: called from time to time with how many prompts are answered.
+            tell: called from time to time with how many prompts are answered, and the bytes of the cache that what was
+                read and written of the others takes.
 
         Raises:
             BackendError: the engine fails at the prompts.
@@ -99,8 +100,10 @@ class Engine:
                 raise BackendError(f"{self._name}: {_last_line(error)}", retryable=True) from error
 
         def waiting() -> None:
-            if left := pipe.get_metrics().requests:  # 0 until the first step has begun
-                finished(len(prompts) - min(left, len(prompts)))
+            known = pipe.get_metrics()
+            if known.requests:  # 0 until the first step has begun
+                used = known.cache_usage / 100 * known.kv_cache_size_in_bytes
+                tell(len(prompts) - min(known.requests, len(prompts)), used)
 
         results = _interruptible(work, waiting)
         return [[int(token) for token in result.m_generation_ids[0]] for result in results]
