@@ -58,6 +58,13 @@ def fast_dtype() -> str:
     return fast_cpu_dtype()
 
 
+def device() -> str:
+    """Where torch computes here: "cuda" where there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def resolved_dtype(dtype: str) -> str:
     """`dtype`, or this machine's fast one for "auto"."""
     return fast_dtype() if dtype == "auto" else dtype

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from constitutional.activity import tell
 from constitutional.backends import Likelihood
-from constitutional.backends.cpu import prepare_process, use_threads
+from constitutional.backends.cpu import device, prepare_process, use_threads
 from constitutional.backends.decoding import decode
 from constitutional.backends.kept import KeptDialogues
 from constitutional.backends.memory import trim_memory
@@ -71,7 +71,7 @@ class LocalBackend:
         prepare_process()
         use_threads(threads)
         self.name = name
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
         self.tokenizer = load_tokenizer(source, name)
         self._net = _load_network(source, name, DTYPES[dtype]).to(self.device)
         if dtype == "float32":

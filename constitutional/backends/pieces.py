@@ -28,4 +28,7 @@ def _in_pieces(forward: Any, values: torch.Tensor) -> torch.Tensor:
     flat = values.flatten(0, -2)
     if len(flat) <= PIECE:
         return forward(values)  # type: ignore[no-any-return]
-    return torch.cat([forward(part) for part in torch.split(flat, PIECE)]).view(*values.shape[:-1], -1)
+    output = torch.empty_like(flat)  # before the pieces: made after them it would not fit the holes that they leave
+    for start in range(0, len(flat), PIECE):
+        output[start : start + PIECE] = forward(flat[start : start + PIECE])
+    return output.view(values.shape)

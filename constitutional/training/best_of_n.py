@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from constitutional.backends.cpu import prepare_process
+from constitutional.backends.cpu import device, prepare_process
 from constitutional.errors import ConfigError, TrainingError
 from constitutional.records import Prompt, Sampling, seed_for
 from constitutional.training.checkpoints import Checkpoints
@@ -121,8 +121,7 @@ def train_best_of_n(
 
 def _answers(policy: str | Path, tokenizer: Any, asked: Sequence[Prompt], sampling: Sampling) -> Drawn:
     prepare_process()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = AutoModelForCausalLM.from_pretrained(str(policy), dtype=torch.float32).to(device).eval()
+    net = AutoModelForCausalLM.from_pretrained(str(policy), dtype=torch.float32).to(device()).eval()
     ids = [dialogue_ids(tokenizer, prompt.messages, generation_prompt=True) for prompt in asked]
     return draw(net, tokenizer, ids, sampling)
 

@@ -18,6 +18,7 @@ from scipy.special import expit
 from transformers import AutoModelForSequenceClassification
 
 from constitutional.atomic import write_atomic
+from constitutional.backends.cpu import device
 from constitutional.processes import told_by_leader
 from constitutional.records import Record
 from constitutional.training.agreement import agreement
@@ -122,7 +123,7 @@ class FirstHead:
             network = AutoModelForSequenceClassification.from_pretrained(
                 str(self._start), num_labels=1, dtype=torch.float32
             )
-        network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        network = network.to(device()).eval()
         found, pairs = dict[_Sides, Floats](), [*self._pairs, *self._heldout]
         for begin in range(0, len(pairs), BLOCK):
             block = pairs[begin : begin + BLOCK]

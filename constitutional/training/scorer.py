@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from constitutional.backends.cpu import prepare_process
+from constitutional.backends.cpu import device, prepare_process
 from constitutional.backends.vllm import close_idle
 from constitutional.errors import BackendError, ConfigError
 from constitutional.records import Dialogue, short_digest
@@ -151,7 +151,7 @@ def _open(folder: Path, pad: int, dtype: torch.dtype) -> Any:
     if network.config.num_labels != 1 or "SequenceClassification" not in architectures[0]:
         raise ConfigError(f"{folder}: not a preference model (expected a sequence classifier with one label)")
     network.config.pad_token_id = pad  # tells the head which token is the last
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return network.to(device()).eval()
 
 
 def folder_digest(folder: str | Path) -> str:
