@@ -167,7 +167,7 @@ def compare(
     dtype = resolved_dtype(arguments.dtype)
     for name, turns in ways.items():
         turns(prompts[:2])
-        rates.append((*matrix_rate(backend._net, dtype), memory_rate()))
+        rates.append((*matrix_rate(backend._net, dtype), memory_rate(backend._net.device)))
 
         def work(name: str = name, turns: Turns = turns) -> None:
             counts[name] = turns(prompts)

@@ -72,13 +72,13 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[str, Any]:
     """Input ids and attention mask, as transformers' own examples pad for generation."""
     import torch
 
     width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -89,10 +89,25 @@ def matrices(net: Any) -> list[Any]:
     return [module.weight for module in net.base_model.modules() if isinstance(module, torch.nn.Linear)]
 
 
+def machine() -> str:
+    """What is computed on."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of the processor."""
+    """Seconds by the clock and of the processor, until a GPU has done what it was asked for, too."""
+    import torch
+
+    def finished() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    finished()
     wall, busy = time.perf_counter(), time.process_time()
     work()
+    finished()
     return time.perf_counter() - wall, time.process_time() - busy
 
 
@@ -129,13 +144,13 @@ def memory_gb(field: str = "VmHWM") -> float:
 
 
 def matrix_rate(net: Any, dtype: str, tokens: int = 1024, repeats: int = 9) -> tuple[float, float]:
-    """GFLOP/s at which this machine multiplies by the first layer's matrices, by the clock and a processor second."""
+    """GFLOP/s at which a network's device multiplies by its first layer's matrices, by the clock and a CPU second."""
     import torch
 
     kind = getattr(torch, dtype)
     shapes = [m.weight.shape for m in net.base_model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
-    weights = [torch.randn(shape, dtype=kind) for shape in shapes]
-    inputs = {shape[1]: torch.randn(tokens, shape[1], dtype=kind) for shape in shapes}
+    weights = [torch.randn(shape, dtype=kind, device=net.device) for shape in shapes]
+    inputs = {shape[1]: torch.randn(tokens, shape[1], dtype=kind, device=net.device) for shape in shapes}
 
     def product() -> None:
         for weight in weights:
@@ -148,10 +163,10 @@ def matrix_rate(net: Any, dtype: str, tokens: int = 1024, repeats: int = 9) -> t
     return work / min(wall for wall, _ in found), work / min(busy for _, busy in found)
 
 
-def memory_rate(megabytes: int = 512, repeats: int = 5) -> float:
-    """GB/s at which this process reads memory, by the clock: the sum of an array that fits no cache twice over."""
+def memory_rate(device: Any, megabytes: int = 512, repeats: int = 5) -> float:
+    """GB/s at which a device reads its memory, by the clock: the sum of an array that fits no cache twice over."""
     import torch
 
-    array = torch.ones(megabytes * 2**18, dtype=torch.float32)
+    array = torch.ones(megabytes * 2**18, dtype=torch.float32, device=device)
     array.sum()
     return array.numel() * 4 / min(timed(array.sum)[0] for _ in range(repeats)) / 1e9

@@ -22,6 +22,7 @@ from engine_cases import (
     DATA,
     batches,
     left_padded,
+    machine,
     matrices,
     matrix_rate,
     questions,
@@ -88,7 +89,7 @@ def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace
     def plain() -> None:
         found: dict[int, Any] = {}
         for batch in batches(rows, arguments.plain_tokens):
-            inputs = left_padded([rows[i] for i in batch], backend.tokenizer.pad_token_id or 0)
+            inputs = left_padded([rows[i] for i in batch], backend.tokenizer.pad_token_id or 0, backend._net.device)
             logits = backend._net(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
             found.update(zip(batch, logits[:, [option[common] for option in options]].tolist(), strict=True))
         answers["plain"] = [found[i] for i in range(len(rows))]
@@ -113,7 +114,10 @@ def compare(backend: Any, dtype: str, layout: str, arguments: argparse.Namespace
     )
     work = 2 * needed * sum(w.numel() for w in matrices(backend._net)) / 1e9
     wall_rate, busy_rate = (max(values) for values in zip(*rates, strict=True))
-    print(f"{backend.model}, {layout}: {len(asked)} judgments, {sum(map(len, rows)) / len(rows):.0f} tokens each")
+    print(
+        f"{machine()}; {backend.model}, {layout}: {len(asked)} judgments, "
+        f"{sum(map(len, rows)) / len(rows):.0f} tokens each"
+    )
     speeds = (len(asked) / our_wall, len(asked) / our_busy, len(rows) / plain_wall, len(rows) / plain_busy)
     print(f"  judgments/s   ours {speeds[0]:7.2f}   plain {speeds[2]:7.2f}   ratio {speeds[0] / speeds[2]:5.2f}")
     print(f"  a CPU second  ours {speeds[1]:7.2f}   plain {speeds[3]:7.2f}   ratio {speeds[1] / speeds[3]:5.2f}")
@@ -141,8 +145,9 @@ def largest_difference(backend: Any, prompts: list[list[int]], options: list[lis
     with torch.inference_mode():
         for prompt, found in list(zip(prompts, ours, strict=True))[::16]:
             for ids, value in zip(options, found.logprobs, strict=True):
-                logits = backend._net(torch.tensor([prompt + ids]), use_cache=False, logits_to_keep=len(ids) + 1).logits
-                wanted = logits[0, :-1].float().log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum()
+                row = torch.tensor([prompt + ids], device=backend._net.device)
+                logits = backend._net(row, use_cache=False, logits_to_keep=len(ids) + 1).logits
+                wanted = logits[0, :-1].float().log_softmax(-1).gather(1, row[0, -len(ids) :, None]).sum()
                 worst = max(worst, abs(float(wanted) - value))
     return worst
 

@@ -6,6 +6,7 @@ No machine of the tests has a GPU. What breaks there first is a tensor made in t
 from __future__ import annotations
 
 import random
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, Mis
 
 from constitutional.backends import decoding, local, upcast
 from constitutional.backends.local import LocalBackend
+from constitutional.prompts import HumanPair
 from constitutional.records import Dialogue, Sampling, assistant, user
 from constitutional.training import scorer
 from constitutional.training.scorer import PreferenceModel
@@ -158,3 +160,26 @@ def test_scores_are_those_of_the_processor(alike: bool, tmp_path: Path, monkeypa
     assert (distinct_share(sorted(map(tuple, rows))) < WORTH) is alike
     for here, there in zip(*found, strict=True):
         assert there == pytest.approx(here, abs=1e-4)
+
+
+def test_the_benchmarks_of_a_gpu_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their figures are of the processor and mean nothing here."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import generation_speed
+    import judge_speed
+    from critique_revise import limit
+    from engine_cases import matrix_rate, memory_rate
+
+    backend = on(NAME, save_tiny_model(tmp_path / "tiny", context=8192), monkeypatch)
+    pair = HumanPair(
+        messages=(user("how do I pick a lock?"),), chosen="I cannot help.", rejected="first take a pin", flags=()
+    )
+    monkeypatch.setattr(judge_speed, "real_pairs", lambda count: [pair] * count)
+    sizes = {"pairs": 1, "principles": 2, "plain_tokens": 4096, "plain_share": 1, "repeats": 1}
+    bars = {
+        what: found for what, found, *_ in judge_speed.compare(backend, "float32", "transcript", Namespace(**sizes))
+    }
+    assert bars["float32, transcript: difference from a plain forward"] < 1e-4 and len(bars) == 3
+    for name in ("padded", "slots"):
+        assert generation_speed.ENGINES[name]("tiny", backend, DRAWS["drawn"])(ASKED) == [12] * len(ASKED)
+    assert limit(backend, [[(9, 12)]], matrix_rate(backend._net, "float32")[0], memory_rate(NAME, 1)) > 0

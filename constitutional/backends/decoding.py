@@ -145,9 +145,10 @@ def _decode_group(
         if sampling.repetition_penalty != 1:
             penalise_repetition(logits, seen[: len(rows)], sampling.repetition_penalty)
         uniforms = torch.tensor([row.stream.random() for row in rows], dtype=torch.float64, device=net.device)
-        for slot, token in enumerate(pick(logits, uniforms, sampling).tolist()):
-            rows[slot].drawn.append(token)
-            seen[slot, rows[slot].position] = token
+        picked = pick(logits, uniforms, sampling)
+        for row, token in zip(rows, picked.tolist(), strict=True):
+            row.drawn.append(token)
+        seen[list(range(len(rows))), [row.position for row in rows]] = picked
         for slot in reversed(range(len(rows))):
             row = rows[slot]
             if len(row.drawn) == sampling.max_tokens or finished(row.drawn):
@@ -220,9 +221,10 @@ def _step(net: Any, cache: SlotCache, rows: Sequence[_Row]) -> torch.Tensor:
 def _forward(
     net: Any, cache: SlotCache, start: int, tokens: torch.Tensor, positions: torch.Tensor, keep: int | torch.Tensor
 ) -> torch.Tensor:
+    until = int(positions.max()) + 1  # asked of the processor's: a GPU would be waited for
     positions = positions.to(net.device)
-    cache.aim(start, positions)
-    before = torch.arange(int(positions.max()) + 1, device=net.device)
+    cache.aim(start, positions, until)
+    before = torch.arange(until, device=net.device)
     logits: torch.Tensor = net(
         input_ids=tokens.to(net.device),
         position_ids=positions,

@@ -21,10 +21,12 @@ class SlotCache:
         self._start, self._stop, self._until = 0, 0, 0
         self._positions = torch.zeros((0, 0), dtype=torch.long)
 
-    def aim(self, start: int, positions: torch.Tensor) -> None:
-        """The next forward writes slots from `start` on at `positions` (slots x tokens), and attends to all before."""
-        self._start, self._stop = start, start + len(positions)
-        self._until = int(positions.max()) + 1
+    def aim(self, start: int, positions: torch.Tensor, until: int) -> None:
+        """The next forward writes slots from `start` on at `positions` (slots x tokens), and attends to all before.
+
+        `until` is the last position and one.
+        """
+        self._start, self._stop, self._until = start, start + len(positions), until
         self._positions = positions
 
     def update(
