@@ -33,6 +33,7 @@ from constitutional.backends.tokens import (
     stop_ids,
 )
 from constitutional.backends.tree_attention import attend_in_blocks, block_mask
+from constitutional.backends.tree_layers import read_in_pieces
 from constitutional.backends.tree_mask import attends_fully, tree_mask
 from constitutional.backends.upcast import compute_in_float32
 from constitutional.errors import BackendError, ConfigError
@@ -83,6 +84,7 @@ class LocalBackend:
             feed_in_pieces(self._net)
             if self._tree_nodes:
                 attend_in_blocks(self._net)
+                read_in_pieces(self._net)
         self.model = model
         self._stop_ids = stop_ids(self._net.generation_config, self.tokenizer)
         self._kept: KeptDialogues | None = None
