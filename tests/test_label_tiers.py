@@ -76,7 +76,8 @@ def check_case(tiers: list[int], opinions: list[Said], margin: Fraction) -> bool
     assert found.p_a == pytest.approx(float(p_a), abs=1e-12) and found.abstained is None
     assert found.principles == tuple(principles[i].ref for i in sorted(members))
     assert set(found.judgment_ids) == {j.id for j in judgments if j.principle in found.principles}
-    same = [said >= HALF for i in members if isinstance(said := opinions[i], Fraction)].count(p_a >= HALF)
+    sides = [(said > HALF) - (said < HALF) for i in members if isinstance(said := opinions[i], Fraction)]
+    same = sides.count((p_a > HALF) - (p_a < HALF))
     assert found.agreement == pytest.approx(same / len(members))
     return True
 

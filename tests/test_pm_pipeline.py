@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from recipes import write_recipe
+from test_modes_run import DRAW, REPLIES
 from test_pipeline import run
 from tiny_model import save_tiny_model
 
 from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, DataError, TrainingError
+from constitutional.feedback.label import opinions
 from constitutional.pipeline import RunOutcome
 from constitutional.records import Comparison, Judgment, Preference, digest
 from constitutional.runs import StageResult
@@ -111,6 +113,29 @@ def test_rows_of_each_principle_for_a_conditioned_ensemble(recipe: Path, tmp_pat
     same = [r for r in rows if r.messages[0].content == "Prompt red 0"]
     held = {r.preference_id for r in stage.read("heldout.jsonl", PreferenceRow)}
     assert {r.source for r in same} == {"ai", "human"} and len({r.preference_id in held for r in same}) == 1
+
+
+@pytest.mark.parametrize("read", ["clamped", "calibrated"])
+def test_a_conditioned_model_learns_opinions_as_the_labels_read_them(recipe: Path, tmp_path: Path, read: str) -> None:
+    text = recipe.with_name("model.yaml").read_text().replace("rules:\n", "rules:" + REPLIES, 1)
+    recipe.with_name("reasons.yaml").write_text(text)
+    reasons = ["feedback=scripted:reasons.yaml", "judging.mode=cot", DRAW]
+    how = reasons if read == "clamped" else ["label.calibration=temperature"]
+    stages = "stages=[revise, helpful, sample, gate, judge, label, pm]"
+    out = run(recipe, tmp_path / "run", *SETS, stages, f"pm={{conditioned: true, {TRL}}}", *how)
+    stage, by_name = pm(out), {step.name: step.result for step in out.steps}
+    raw = {o.judgment_ids: o.p_a for os in opinions(by_name["judge"].records(Judgment)).values() for o in os}
+    cited = [p for p in stage.read("preferences.jsonl", Preference) if p.rule == "principle"]
+    rows = [*stage.read("rows.jsonl", PreferenceRow), *stage.read("heldout.jsonl", PreferenceRow)]
+    assert cited and {r.probability for r in rows if r.source == "ai"} == {
+        max(p.p_a, 1 - p.p_a) for p in cited if p.p_a is not None
+    }
+    assert any(p.p_a != raw[p.judgment_ids] for p in cited)  # type: ignore[index]
+    if read == "clamped":
+        assert all(p.p_a is not None and 0.4 <= p.p_a <= 0.6 for p in cited)
+        assert any(abs(p - 0.5) > 0.1 for p in raw.values())
+    for preference in cited[:4]:
+        assert problems(trace(tmp_path / "run", preference.id)) == []
 
 
 def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path, tmp_path: Path) -> None:

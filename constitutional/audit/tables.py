@@ -10,6 +10,7 @@ from math import fsum
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from constitutional.feedback.label import opinions
+from constitutional.feedback.label.opinions import side
 from constitutional.principles import Constitution
 from constitutional.records import Judgment, Outcome, Preference, Record, Revision
 from constitutional.statistics import Rate, rate
@@ -111,7 +112,7 @@ def principle_row(principle: str, title: str, judgments: Sequence[Judgment]) -> 
     """The figures of some judgments."""
     usable = [j for j in judgments if j.p_a is not None]
     p_a = [j.p_a for j in usable if j.p_a is not None]
-    first = [j.p_a if j.order == "ab" else 1 - j.p_a for j in usable if j.p_a is not None and j.p_a != 0.5]
+    first = [j.p_a if j.order == "ab" else 1 - j.p_a for j in usable if j.p_a is not None and side(j.p_a)]
     both = [opinion for found in opinions(usable).values() for opinion in found]
     return PrincipleRow(
         principle=principle,

@@ -18,6 +18,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from constitutional.errors import GateError
 from constitutional.feedback.applies import Applicability, CaseRow, case_problems, case_rows
 from constitutional.feedback.label import CLAMP, Clamp, Opinion, clamped, opinions
+from constitutional.feedback.label.opinions import side
 from constitutional.principles import Constitution, Principle
 from constitutional.prompts import HumanPair
 from constitutional.records import Comparison, Judgment, Record, short_digest, user
@@ -230,7 +231,7 @@ def sureness(labelled: Sequence[Labelled], judgments: Iterable[Judgment], clamp:
     given = [
         o for item in labelled for o in by_comparison.get(item.comparison.id, []) if o.principle in item.principles
     ]
-    right = [clamped(opinion, clamp).p_a for opinion in given if opinion.p_a > CHANCE]
+    right = [clamped(opinion, clamp).p_a for opinion in given if side(opinion.p_a) > 0]
     if not right:
         raise GateError("the judge is right on none of its labelled comparisons: there is no telling how sure it is")
     return fsum(right) / len(right)
@@ -251,7 +252,7 @@ def require(report: GateReport) -> None:
 
 def _row(name: str, answered: Sequence[_Answered]) -> GateRow:
     usable = [a.opinion for a in answered if a.opinion is not None]
-    correct = sum(o.p_a > CHANCE for o in usable)
+    correct = sum(side(o.p_a) > 0 for o in usable)
     consistent = sum(o.consistent for o in usable) / len(usable) if usable else 0.0
     return GateRow(
         name=name,
@@ -260,5 +261,5 @@ def _row(name: str, answered: Sequence[_Answered]) -> GateRow:
         unusable=len(answered) - len(usable),
         interval=wilson(correct, len(answered)),
         order_consistency=consistent,
-        same_position=1 - consistent if usable else 0.0,
+        same_position=sum(o.same_position for o in usable) / len(usable) if usable else 0.0,
     )

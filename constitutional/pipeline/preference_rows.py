@@ -10,7 +10,8 @@ from typing import Literal
 
 from constitutional.config import resolve_path
 from constitutional.errors import TrainingError
-from constitutional.feedback.label import opinions
+from constitutional.feedback.label import clamped, opinions
+from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration, calibrated
 from constitutional.pipeline.context import Done
 from constitutional.pipeline.inputs import Inputs
 from constitutional.pipeline.readable import Reader, unread
@@ -199,7 +200,9 @@ def _label_rows(
 ) -> None:
     settings = ctx.recipe.pm
     judgments = done["judge"].records(Judgment) if "judge" in done else []
-    by_comparison = opinions(judgments)
+    made = done["label"]
+    fitted = made.read(CALIBRATIONS, Calibration) if CALIBRATIONS in made.manifest.outputs else []
+    by_comparison = opinions(judgments, calibrated(fitted))
     texts = {c.principle: c.text for c in conditions(ctx)} if settings.conditioned else {}
     for label in labels:
         comparison = comparisons[label.comparison_id]
@@ -211,7 +214,7 @@ def _label_rows(
                 continue  # judged by a principle that takes no part any more
             preference = Preference(
                 comparison_id=comparison.id,
-                p_a=opinion.p_a,
+                p_a=clamped(opinion, ctx.recipe.label.clamp).p_a,
                 rule="principle",
                 judgment_ids=opinion.judgment_ids,
                 principles=(opinion.principle,),

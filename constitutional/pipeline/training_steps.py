@@ -87,6 +87,7 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
     settings, human = ctx.recipe.pm, human_comparisons(ctx)
     counted = preference_rows(ctx, done, human) if settings.rows else None  # what is passed over is part of the key
     asked = conditions(ctx) if settings.conditioned else []
+    turned = "label" in done and (ctx.recipe.label.calibration is not None or ctx.recipe.judging.mode == "cot")
     stage = ctx.folder.stage(
         number,
         "pm",
@@ -96,6 +97,8 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
             **({"human": short_digest([item.comparison.id for item in human])} if human else {}),
             **({"conditions": [[c.principle, c.text] for c in asked]} if asked else {}),
             **(counted.key if counted else {}),
+            # rows were once made of opinions as the judge gave them: those trainings are not taken for today's
+            **({"opinions": "as labelled"} if turned else {}),
         },
         {name: done[name] for name in ("label", "sft") if name in done},
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from constitutional.audit.measures.agreeing import agreeing, label_fits
+from constitutional.audit.measures.cells import sides
 from constitutional.audit.measures.columns import OUTCOMES, SubjectKey
 from constitutional.audit.measures.corpus import Corpus, load_corpus
 from constitutional.audit.measures.figures import figures
@@ -25,7 +26,7 @@ from constitutional.audit.measures.records import (
 from constitutional.audit.measures.resample import RESAMPLES, Bootstrap
 from constitutional.audit.measures.significance import detectable, principle_tests
 from constitutional.audit.measures.slices import slices
-from constitutional.audit.measures.table import Table, make_table
+from constitutional.audit.measures.table import Table, make_table, most_judged
 from constitutional.principles import Principle
 from constitutional.statistics import rate
 
@@ -152,10 +153,8 @@ def _principle_audits(
 
 def _with_others(table: Table, made: Labelling, bootstrap: Bootstrap) -> list[Agreeing | None]:
     """Each subject against the labels without its principle."""
-    import numpy as np
 
-    p = np.nan_to_num(made.without, nan=0.5)
-    reference = (p > 0.5).astype(np.int64) - (p < 0.5)
+    reference = sides(made.without)
     return agreeing(table, made.rows, table.cells.subject[made.rows], len(table.subjects), reference, bootstrap)
 
 
@@ -179,7 +178,7 @@ def _panels(table: Table, bootstrap: Bootstrap) -> list[Panel]:
         subjects = [s for s in _order(table.corpus, table.subjects) if s in own or s in checks]
         rows = np.flatnonzero(np.isin(table.cells.subject, own or checks))
         zero = np.zeros(len(rows), dtype=np.int64)
-        subjects = _newest(table, subjects)
+        subjects = most_judged(table, subjects)
         pairs = principle_pairs(table, subjects, bootstrap)
         refs = [table.subjects[s][0] for s in subjects]
         found.append(
@@ -195,19 +194,6 @@ def _panels(table: Table, bootstrap: Bootstrap) -> list[Panel]:
             )
         )
     return found
-
-
-def _newest(table: Table, subjects: Sequence[int]) -> list[int]:
-    """One subject for each `id@version`: where a text changed without a new version, the one judged most often."""
-    import numpy as np
-
-    size = np.bincount(table.cells.subject, minlength=len(table.subjects))
-    best: dict[str, int] = {}
-    for s in subjects:
-        ref = table.subjects[s][0]
-        if ref not in best or size[s] > size[best[ref]]:
-            best[ref] = s
-    return list(best.values())
 
 
 def _principles(corpus: Corpus) -> dict[str, Principle]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.columns import OUTCOMES, Judgments, SubjectKey
+from constitutional.feedback.label.opinions import ROUNDING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,18 +42,21 @@ class Cells:
     @cached_property
     def side(self) -> NDArray[np.int64]:
         """1 for a, -1 for b, 0 for neither: p of one half, or no opinion."""
-        import numpy as np
-
-        p = np.nan_to_num(self.p, nan=0.5)
-        return (p > 0.5).astype(np.int64) - (p < 0.5)
+        return sides(self.p)
 
     @cached_property
     def consistent(self) -> NDArray[np.bool_]:
-        """Both orders prefer the same answer; false where there is no opinion."""
-        import numpy as np
-
-        same: NDArray[np.bool_] = ((self.p_ab > 0.5) == (self.p_ba > 0.5)) & np.isfinite(self.p)
+        """Both orders prefer the same answer; false where there is no opinion, or one of the orders prefers none."""
+        same: NDArray[np.bool_] = sides(self.p_ab) * sides(self.p_ba) > 0
         return same
+
+
+def sides(p: NDArray[np.float64]) -> NDArray[np.int64]:
+    """`label.side` of each: 1 for a, -1 for b, 0 for neither, and for none (NaN)."""
+    import numpy as np
+
+    above = np.nan_to_num(p, nan=0.5) - 0.5
+    return (above > ROUNDING).astype(np.int64) - (above < -ROUNDING)
 
 
 def cells(judgments: Judgments, comparisons: int) -> Cells:

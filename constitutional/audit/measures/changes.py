@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from constitutional.audit.measures.cells import sides
 from constitutional.audit.measures.change_plan import Change, Plan
 from constitutional.audit.measures.change_records import LabelChanges, PrincipleDiff, VersionDiff
 from constitutional.audit.measures.columns import OUTCOMES
@@ -142,8 +143,7 @@ def _reference(table: Table, before: Labelling) -> NDArray[np.int64]:
     import numpy as np
 
     found = np.zeros(len(table), dtype=np.int64)
-    p = np.nan_to_num(before.without, nan=0.5)
-    found[before.rows] = (p > 0.5).astype(np.int64) - (p < 0.5)
+    found[before.rows] = sides(before.without)
     told = np.abs(table.label) == 1
     found[told] = table.label[told]
     return found
@@ -180,7 +180,7 @@ def _label_changes(
     prompt = np.array(table.corpus.comparisons.prompt, dtype=np.int64)[place]
     had, has = np.isfinite(was), np.isfinite(joined)
     both = had & has
-    flips = both & ((np.nan_to_num(was) >= 0.5) != (np.nan_to_num(joined) >= 0.5))
+    flips = both & (sides(was) * sides(joined) < 0)
     shift = np.where(both, np.abs(np.nan_to_num(joined) - np.nan_to_num(was)), 0.0)
     columns = [np.asarray(c, dtype=np.float64) for c in (had, flips, had & ~has, both, shift)]
     (group,) = sums_by(prompt, np.zeros(len(prompt), dtype=np.int64), 1, columns)

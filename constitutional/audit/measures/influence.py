@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constitutional.audit.current import RunView
+from constitutional.audit.measures.cells import sides
 from constitutional.audit.measures.columns import FAILED, OUTCOMES
 from constitutional.audit.measures.records import Influence, LabelRule
 from constitutional.audit.measures.resample import Bootstrap, estimate, sums_by
@@ -18,7 +19,7 @@ from constitutional.errors import RunError
 from constitutional.feedback.label import Limits
 from constitutional.feedback.label.abstain import objection
 from constitutional.feedback.label.calibration import CALIBRATIONS, Calibration
-from constitutional.feedback.label.opinions import Opinion, clamped
+from constitutional.feedback.label.opinions import Opinion, clamped, same_answer
 from constitutional.feedback.label.rules import Heard, Terms, combined, deciding
 from constitutional.feedback.label.weights import WEIGHTS, FittedWeights
 from constitutional.principles import Principle
@@ -169,7 +170,7 @@ def influences(table: Table, made: Labelling, subjects: int, bootstrap: Bootstra
         mine = np.flatnonzero((subject == s) & np.isfinite(made.whole))
         whole, without = made.whole[mine], made.without[mine]
         stays = np.isfinite(without)
-        flips = stays & ((whole >= 0.5) != (without >= 0.5))
+        flips = stays & (sides(whole) * sides(without) < 0)  # to leave one half, or to come to it, is no flip
         shift = np.where(stays, np.abs(whole - np.nan_to_num(without)), 0.0)
         columns = [
             np.concatenate([np.ones(n_labels), np.zeros(len(mine))]),
@@ -263,7 +264,7 @@ def _heard(table: Table, rows: NDArray[np.int64], labeller: Labeller) -> Iterato
                     ref,
                     (ab + ba) / 2,
                     ("", ""),
-                    (ab > 0.5) == (ba > 0.5),
+                    same_answer(ab, ba),
                     gap=abs(ab - ba),
                     mass=m if m == m else None,
                     reasoned=mode == "cot",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.records import Estimate, JudgePair, JudgesAgreement
 from constitutional.audit.measures.resample import Bootstrap, Sums, estimate, sums_by
-from constitutional.audit.measures.table import Table
+from constitutional.audit.measures.table import Table, most_judged
 from constitutional.statistics.agreement import alpha_of_coincidences, coincidences, kappa_of_table
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def judges_agreement(table: Table, bootstrap: Bootstrap) -> JudgesAgreement | None:
     """How far judges agree, on the comparisons and principles that several of them have a side on.
 
-    Checks are left out: a principle has one. None with fewer than two raters, sources of labels counted.
+    Checks are left out: a principle has one. Where a judge was asked with several texts of a principle or template,
+    those it judged most often with count. None with fewer than two raters, sources of labels counted.
     """
     import numpy as np
 
@@ -30,7 +31,7 @@ def judges_agreement(table: Table, bootstrap: Bootstrap) -> JudgesAgreement | No
     sources = sorted({source for said in table.corpus.labels.said.values() for source in said})
     if not judges or len(judges) + len(sources) < 2:
         return None
-    rows = np.flatnonzero(np.isin(table.cells.subject, judging))
+    rows = np.flatnonzero(np.isin(table.cells.subject, most_judged(table, judging)))
     refs = sorted({key[0] for key in table.subjects})
     ref = np.array([refs.index(key[0]) for key in table.subjects], dtype=np.int64)
     rater = np.array([judges.index(name) if name in judges else -1 for name in names], dtype=np.int64)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from math import sqrt
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from constitutional.audit.measures.records import Estimate, LengthEffect
 from constitutional.audit.measures.table import Table
-from constitutional.statistics import rate
+from constitutional.statistics import Interval, rate
 from constitutional.statistics.logistic import fit_logistic
 
 if TYPE_CHECKING:
@@ -43,9 +42,14 @@ def length_effect(table: Table, rows: NDArray[np.int64]) -> LengthEffect:
         if fit.problem is not None:
             why = _WHY[fit.problem]
         else:
-            error = sqrt(fit.covariance[0][0])
-            slope = Estimate(value=fit.coefficients[0], n=len(side), prompts=prompts, interval=fit.interval(0))
-            p_value = 2 * NormalDist().cdf(-abs(fit.coefficients[0]) / error) if error else None
+            from scipy.stats import t
+
+            # of few prompts the sandwich is too sure; with normal quantiles two would reject one time in four
+            error, among = sqrt(fit.covariance[0][0]), t(prompts - 1)
+            half = float(among.ppf(0.975)) * error
+            between = Interval(low=fit.coefficients[0] - half, high=fit.coefficients[0] + half)
+            slope = Estimate(value=fit.coefficients[0], n=len(side), prompts=prompts, interval=between)
+            p_value = 2 * float(among.sf(abs(fit.coefficients[0]) / error)) if error else None
     return LengthEffect(
         slope=slope or Estimate(value=None, n=len(side), prompts=prompts, interval=None),
         longer_preferred=longer,

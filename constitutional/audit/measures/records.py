@@ -59,8 +59,8 @@ class LengthEffect(Record):
     """Does the judge prefer the longer answer? Logistic regression of "a preferred" on log(length a / length b).
 
     Lengths are in characters; opinions of exactly one half are left out. A slope of 0 is no effect; at slope s an
-    answer twice as long has the odds times 2^s. The interval is Wald's with a covariance clustered by prompt. None, and
-    why, where there is nothing to fit.
+    answer twice as long has the odds times 2^s. The interval has a covariance clustered by prompt and t's quantile with
+    one degree of freedom less than prompts. None, and why, where there is nothing to fit.
     """
 
     slope: Estimate
@@ -159,7 +159,7 @@ class PValue(Record):
 
 class PValues(Record):
     """`position`: does it read the order (exact sign test on the comparisons where the orders disagree); `length`: is
-    the slope zero (Wald); `chance`: is its accuracy one half (exact binomial)."""
+    the slope zero (t of prompts - 1); `chance`: is its accuracy one half (exact binomial)."""
 
     position: PValue | None
     length: PValue | None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from constitutional.audit.measures.cells import Cells, cells, merged_subjects
+from constitutional.audit.measures.cells import Cells, cells, merged_subjects, sides
 from constitutional.audit.measures.columns import OUTCOMES, Judgments, SubjectKey
 from constitutional.audit.measures.corpus import Corpus
 
@@ -31,6 +32,8 @@ class Table:
     log_ratio: NDArray[np.float64]
     label: NDArray[np.int8]
     """1 for a, -1 for b, 0 for neither, `UNLABELLED`."""
+    of_applies: NDArray[np.bool_]
+    """Of each judgment, whether it asked only if its principle applies."""
     unplaced: int
     again: int
 
@@ -58,15 +61,29 @@ class Table:
         import numpy as np
 
         p = np.where(self.judgments.first_a, self.judgments.p, 1 - self.judgments.p)
-        return self.total(p > 0.5), self.total(np.isfinite(p) & (p != 0.5))
+        return self.total(sides(p) > 0), self.total(sides(p) != 0)
 
     @cached_property
     def masses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sum and number of the masses; those of the question whether a principle applies are no masses of options."""
         import numpy as np
 
-        given = np.isfinite(self.judgments.mass) & (self.judgments.outcome != OUTCOMES.index("not_applicable"))
+        asked = self.judgments.outcome != OUTCOMES.index("not_applicable")
+        given = np.isfinite(self.judgments.mass) & asked & ~self.of_applies
         return self.total(np.where(given, self.judgments.mass, 0.0)), self.total(given)
+
+
+def most_judged(table: Table, subjects: Sequence[int]) -> list[int]:
+    """Of some subjects one for each `id@version`, judge and mode: where texts changed, the one judged most often."""
+    import numpy as np
+
+    size = np.bincount(table.cells.subject, minlength=len(table.subjects))
+    best: dict[tuple[str, str, str], int] = {}
+    for s in subjects:
+        ref, _, judge, mode, _ = table.subjects[s]
+        if (ref, judge, mode) not in best or size[s] > size[best[ref, judge, mode]]:
+            best[ref, judge, mode] = s
+    return list(best.values())
 
 
 def make_table(corpus: Corpus) -> Table:
@@ -74,7 +91,8 @@ def make_table(corpus: Corpus) -> Table:
     import numpy as np
 
     found, again = corpus.reader.judgments()
-    subjects, places = merged_subjects(list(corpus.reader.subjects))
+    read = list(corpus.reader.subjects)
+    subjects, places = merged_subjects(read)
     place = np.full(max(len(corpus.reader.comparisons), 1), -1, dtype=np.int32)
     for number, where in corpus.place.items():
         place[number] = where
@@ -83,6 +101,7 @@ def make_table(corpus: Corpus) -> Table:
     if unplaced:
         found = found.take(known)
     numbers = np.array(places or [0], dtype=np.int32)
+    applies = np.array([key[3] == "applies" for key in read] or [False])[found.subject]
     judgments = found.numbered(place[found.comparison], numbers[found.subject])
     made = cells(judgments, len(corpus.comparisons.prompt))
     prompts = np.array(corpus.comparisons.prompt, dtype=np.int64)
@@ -95,6 +114,7 @@ def make_table(corpus: Corpus) -> Table:
         prompt=prompts[made.comparison],
         log_ratio=ratios[made.comparison],
         label=_labels(corpus, subjects, made),
+        of_applies=applies,
         unplaced=unplaced,
         again=again,
     )

@@ -149,7 +149,7 @@ def _length(audit: Audit, names: Sequence[str]) -> Iterator[Table | str]:
     yield (
         "slope: logistic, of a preferred on log(length a / length b) in characters; +1 gives twice the length twice "
         "the odds. longer preferred: of all with a side; equal length: same in both orders where lengths differ by "
-        "under a tenth. * is not 0 (Wald, Benjamini-Hochberg)."
+        "under a tenth. * is not 0 (t test, Benjamini-Hochberg)."
     )
     for reason, found in reasons.items():
         yield f"no slope: {reason} ({', '.join(found) if len(found) < 4 else f'{len(found)} principles'})"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from constitutional.feedback.label import opinions
+from constitutional.feedback.label.opinions import side
 from constitutional.records import Judgment, Record
 from constitutional.statistics import Rate, rate
 
@@ -62,7 +63,7 @@ def judge_agreement(judges: Mapping[str, Sequence[Judgment]]) -> list[JudgeAgree
                 asked.setdefault(judgment.principle, {}).setdefault(name, {})[judgment.comparison_id] = 0
         for comparison_id, found in opinions(j for j in judgments if j.mode != "check").items():
             for o in found:
-                asked[o.principle][name][comparison_id] = (o.p_a > 0.5) - (o.p_a < 0.5)
+                asked[o.principle][name][comparison_id] = side(o.p_a)
     return [
         _row(principle, one, other, by_name[one], by_name[other])
         for principle, by_name in sorted(asked.items())

@@ -112,11 +112,14 @@ def expected_score(shares: Sequence[float]) -> float:
 
 def superiority(a: Sequence[float], b: Sequence[float]) -> float:
     """P(grade of a > grade of b) + P(equal) / 2, for independent grades with these probabilities."""
-    below, total = 0.0, []
+    below_a, below_b = 0.0, 0.0
+    higher, lower = [], []
     for share_a, share_b in zip(a, b, strict=True):
-        total.append(share_a * (below + share_b / 2))
-        below += share_b
-    return min(max(fsum(total), 0.0), 1.0)
+        higher.append(share_a * below_b)
+        lower.append(share_b * below_a)
+        below_a, below_b = below_a + share_a, below_b + share_b
+    # as a difference: of equal gradings it is exactly one half, and turned it is exactly 1 minus it
+    return min(max(0.5 + (fsum(higher) - fsum(lower)) / 2, 0.0), 1.0)
 
 
 def _told(a: Grading | None, b: Grading | None, usage: Usage) -> Told:

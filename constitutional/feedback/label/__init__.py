@@ -24,6 +24,7 @@ from constitutional.feedback.label.opinions import (
     clamped,
     failed,
     opinions,
+    side,
     silent,
     why_silent,
 )
@@ -98,7 +99,7 @@ def label(
             )
             continue
         p_a = combined(found, rule, share)
-        same_side = sum((o.p_a >= 0.5) == (p_a >= 0.5) for o in found)
+        same_side = sum(side(o.p_a) == side(p_a) for o in found)
         against = objection(p_a, found, heard.opinions, limits) if limits is not None else None
         yield Preference(
             comparison_id=comparison.id,

@@ -29,18 +29,25 @@ class Opinion:
     p_a: float
     judgment_ids: tuple[str, str]
     consistent: bool
-    """True when both orders prefer the same answer."""
+    """True when both orders prefer the same answer; a p of one half prefers none."""
     gap: float = 0.0
     """How far p moves when the order is turned, 0 to 1."""
     mass: float | None = None
     """Mean mass of the options over both orders; None of a check, which has no options."""
     reasoned: bool = False
     """True when the judge reasoned before its verdict (mode `cot`): only such opinions are clamped."""
+    same_position: bool = False
+    """True when both orders prefer the answer that stands in the same position."""
 
 
 def side(p: float) -> int:
     """Which answer a p prefers: 1 for a, -1 for b, 0 for neither."""
     return 0 if abs(p - 0.5) <= ROUNDING else 1 if p > 0.5 else -1
+
+
+def same_answer(p_ab: float, p_ba: float) -> bool:
+    """Whether both orders prefer the same answer, and prefer one."""
+    return side(p_ab) * side(p_ba) > 0
 
 
 def as_stored(judgment: Judgment) -> float | None:
@@ -64,10 +71,17 @@ def opinions(judgments: Iterable[Judgment], reading: Reading = as_stored) -> dic
         if len(by_order) == 2:
             (ab, p_ab), (ba, p_ba) = by_order["ab"], by_order["ba"]
             mass = None if ab.mass is None or ba.mass is None else (ab.mass + ba.mass) / 2
-            same = (p_ab > 0.5) == (p_ba > 0.5)
-            found.setdefault(comparison_id, []).append(
-                Opinion(principle, (p_ab + p_ba) / 2, (ab.id, ba.id), same, abs(p_ab - p_ba), mass, ab.mode == "cot")
+            opinion = Opinion(
+                principle,
+                (p_ab + p_ba) / 2,
+                (ab.id, ba.id),
+                same_answer(p_ab, p_ba),
+                gap=abs(p_ab - p_ba),
+                mass=mass,
+                reasoned=ab.mode == "cot",
+                same_position=side(p_ab) * side(p_ba) < 0,
             )
+            found.setdefault(comparison_id, []).append(opinion)
     return found
 
 

@@ -70,12 +70,17 @@ def combined(opinions: Sequence[Opinion], rule: str, weights: Weights | None) ->
         opinions: at least one.
         rule: `calibrated` or any other.
         weights: of the principles; None counts all alike.
+
+    Returns:
+        Exactly one half where it differs from that by rounding alone: such a label prefers no answer.
     """
     if rule == "calibrated":
         assert weights is not None
-        return logistic(math.fsum(weights[o.principle] * signal(o.p_a) for o in opinions))
-    share = [1.0 if weights is None else weights.get(o.principle, 1.0) for o in opinions]
-    return sum(w * o.p_a for w, o in zip(share, opinions, strict=True)) / sum(share)
+        p = logistic(math.fsum(weights[o.principle] * signal(o.p_a) for o in opinions))
+    else:
+        share = [1.0 if weights is None else weights.get(o.principle, 1.0) for o in opinions]
+        p = sum(w * o.p_a for w, o in zip(share, opinions, strict=True)) / sum(share)
+    return p if side(p) else 0.5
 
 
 def shares(principles: Sequence[str], weights: Weights | None) -> dict[str, float]:

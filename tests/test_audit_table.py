@@ -1,0 +1,68 @@
+"""What the audit's table counts where a ledger holds more than one judge, mode or text of the same principle."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from constitutional.audit.measures.corpus import ATTRIBUTES, Corpus
+from constitutional.audit.measures.judges import judges_agreement
+from constitutional.audit.measures.resample import Bootstrap
+from constitutional.audit.measures.table import Table, make_table
+
+
+def row(comparison: str, order: str, p: float | None, **more: Any) -> dict[str, Any]:
+    given = {"judge": "J", "mode": "logprob", "template_digest": "T1", "mass": 1.0, **more}
+    return {
+        "comparison_id": comparison,
+        "principle": "x@1.0.0",
+        "principle_digest": "d",
+        "p_a": p,
+        "order": order,
+        "outcome": "preference" if p is not None else "invalid",
+        "usage": {"prompt_tokens": 1, "completion_tokens": 0},
+        **given,
+    }
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    corpus = Corpus()
+    corpus.reader.read([json.dumps({"id": f"{i + 1:016x}", **one}) for i, one in enumerate(rows)], "here")
+    for name, number in corpus.reader.comparisons.numbers.items():
+        corpus.place[number] = len(corpus.comparisons.prompt)
+        corpus.comparisons.prompt.append(corpus.prompts.number(name))
+        corpus.comparisons.log_ratio.append(0.0)
+        for attribute in ATTRIBUTES:
+            corpus.comparisons.attributes[attribute].append(None)
+        corpus.comparisons.tags.append(())
+    return make_table(corpus)
+
+
+@pytest.mark.parametrize("other", ["T0", "T2"])  # before and after the template in the alphabet
+@pytest.mark.parametrize("said", [None, "the contrary"])
+def test_judges_agree_as_asked_most_often(other: str, said: str | None) -> None:
+    usual = [
+        row(f"c{i}", order, 0.9 if i % 2 else 0.1, judge=judge)
+        for i in range(20)
+        for judge in ("J", "K")
+        for order in ("ab", "ba")
+    ]
+    few = [
+        row(f"c{i}", order, None if said is None else 0.1 if i % 2 else 0.9, template_digest=other)
+        for i in range(5)
+        for order in ("ab", "ba")
+    ]
+    table = table_of(usual + few)
+    found = judges_agreement(table, Bootstrap(20, 20, 0))
+    assert found is not None
+    (pair,) = found.pairs
+    assert (pair.same.value, pair.same.n) == (1.0, 20)
+
+
+def test_masses_are_those_of_comparisons_and_not_of_whether_a_principle_applies() -> None:
+    judged = [row(f"c{i}", order, 0.8, mass=0.9) for i in range(10) for order in ("ab", "ba")]
+    unread = [row(f"d{i}", order, None, mass=0.001, mode="applies") for i in range(10) for order in ("ab", "ba")]
+    total, count = table_of(judged + unread).masses
+    assert (total.sum(), count.sum()) == (pytest.approx(18.0), 20)
