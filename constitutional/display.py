@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from constitutional.errors import ConfigError, nearest
+
 # control characters, direction overrides and lone surrogates
 _HIDDEN: dict[int, None] = dict.fromkeys(
     [i for i in range(32) if i not in (9, 10)]
@@ -147,9 +149,18 @@ class Rich:
         self._bar.stop()
 
 
+MODES = ("auto", "rich", "plain", "none")
+
+
 @contextmanager
 def open_display(mode: str) -> Iterator[Display]:
-    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere."""
+    """`rich`, `plain`, `none`, or `auto`: rich on a terminal and plain elsewhere.
+
+    Raises:
+        ConfigError: another one.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"no display '{mode}'{nearest(mode, MODES)}")
     if mode == "auto":
         mode = "rich" if sys.stderr.isatty() else "plain"
     if mode == "rich":

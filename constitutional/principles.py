@@ -80,13 +80,13 @@ class Principle(Record):
     It decides whether an answer needs a revision, judges comparisons in the place of `comparison_request`, and the
     evaluation counts the answers that pass it.
     """
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     """Its share in the label rule `weighted`."""
     tier: Annotated[int, Field(ge=1)] = 1
     """Rank of authority, 1 the highest; in the label rule `tiers` a lower tier decides what higher ones leave open."""
     tags: tuple[str, ...] = ()
     """What it covers."""
-    phases: tuple[Phase, ...] = ("revise", "judge", "evaluate")
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = ("revise", "judge", "evaluate")
     """Where it takes part."""
     examples: tuple[Example, ...] = ()
     """Labelled comparisons; the gate measures a judge on them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ def test_what_arms_share_is_done_once_and_all_is_reused(finished: tuple[Path, Ar
     assert "\n  answers " in said.output and "\n  evaluate " in said.output  # not shown under the last arm's step
     assert render_arms(found) in said.output and "arms.json" in said.output
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_arms_are_judged_again_where_the_judge_is_asked_otherwise(
+    finished: tuple[Path, Arms], recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out, symlinks=True)
+    assert arms(recipe, out, "templates=chat-question-last").budgets
 
 
 def test_the_table_says_how_the_arms_compare_and_the_file_holds_the_same(finished: tuple[Path, Arms]) -> None:

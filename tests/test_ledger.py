@@ -6,7 +6,7 @@ import pytest
 from run_harness import judgment, small_ledger
 
 from constitutional.errors import LedgerError
-from constitutional.ledger import GENESIS, open_ledger, open_ledger_read_only
+from constitutional.ledger import GENESIS, file, open_ledger, open_ledger_read_only
 from constitutional.ledger.query import query
 from constitutional.records import Judgment
 
@@ -155,3 +155,18 @@ def test_the_order_is_that_of_the_rows_whatever_the_clock_says(tmp_path: Path, m
         assert (ledger.head, ledger.verify([head])) == (head, [])
     recorded = query(tmp_path / "jumps.sqlite", "SELECT recorded_at FROM judgments ORDER BY seq").rows
     assert [row[0] for row in recorded[::2]] == [moment.isoformat(timespec="milliseconds") for moment in times]
+
+
+def test_what_waits_beside_a_ledger_is_looked_for_beside_the_file_and_not_beside_a_link(tmp_path, monkeypatch):
+    path, seen = tmp_path / "ledger.sqlite", tmp_path / "round" / "ledger.sqlite"
+    open_ledger(path).close()
+    seen.parent.mkdir()
+    seen.symlink_to(path)
+    path.with_name("ledger.sqlite-wal").write_bytes(b"rows")  # without it beside, rows would be missing unsaid
+
+    def fails(*_, **__):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(file, "_check_is_ledger", fails)
+    with pytest.raises(LedgerError, match="unable to open"):
+        file.connect_reader(seen)

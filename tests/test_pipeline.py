@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 from recipes import write_recipe
 
 from constitutional.audit.current import open_view
+from constitutional.audit.status import status
 from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
 from constitutional.constitution import load_constitution
 from constitutional.display import Silent
+from constitutional.errors import RunError
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import run_recipe
 from constitutional.records import Comparison, Judgment, Preference, Revision
@@ -52,6 +55,51 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     recipe = write_recipe(folder / "in")
     return recipe, folder / "run", run(recipe, folder / "run")
+
+
+def test_what_other_settings_made_is_not_shown_as_this_recipes(tmp_path):
+    recipe, out = write_recipe(tmp_path / "in"), tmp_path / "run"
+    run(recipe, out)
+    run_recipe(load_recipe(recipe), recipe, out, until="revise")
+    assert open_view(out).step("evaluate") is not None  # of these very settings
+    run_recipe(load_recipe(recipe, ["seed=5"]), recipe, out, until="revise")
+    view = open_view(out)
+    assert view.step("revise") is not None and view.step("evaluate") is None and view.step("gate") is None
+    assert "evaluate" not in {step.name for step in status(out).steps if step.state == "done"}
+    assert all(reused(run(recipe, out)).values())  # nothing was lost
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"revise": 3}', '{"revise'])
+def test_a_broken_list_of_current_steps_is_one_line(tmp_path, text):
+    recipe, out = write_recipe(tmp_path / "in"), tmp_path / "run"
+    run_recipe(load_recipe(recipe), recipe, out, until="revise")
+    (out / "current.json").write_text(text)
+    with pytest.raises(RunError, match=r"current\.json: cannot be read; delete it"):
+        run(recipe, out)
+    (out / "current.json").unlink()
+    assert reused(run(recipe, out))["revise"]
+
+
+def test_a_gate_that_was_edited_is_not_believed(tmp_path):
+    recipe, out = write_recipe(tmp_path / "in"), tmp_path / "run"
+    found = run_recipe(load_recipe(recipe), recipe, out, until="gate")
+    path = next(step.result.folder for step in found.steps if step.name == "gate") / "gate.json"
+    path.write_text(path.read_text().replace('"passed":true', '"passed":false'))
+    with pytest.raises(RunError, match=r"gate\.json: not the file its manifest names"):
+        run(recipe, out)
+
+
+def test_the_limit_of_judging_is_part_of_labels_from_contrast_pairs(tmp_path):
+    recipe = write_recipe(tmp_path / "in")
+    path = recipe.with_name("constitution.yaml")
+    asked = re.compile(r"( +)comparison_request: Which response is more (\w+)\?\n")
+    path.write_text(asked.sub(r"\g<0>\1negated_comparison_request: Which response is less \2?\n", path.read_text()))
+    sets = ["stages=[sample, label]", "label.source=provenance", "sample.contrast=true"]
+    counts = [
+        next(s.result.manifest.counts["records"] for s in run(recipe, tmp_path / "run", *sets, *more).steps[1:])
+        for more in ([], ["judging.limit=3"])
+    ]
+    assert counts[0] > counts[1] == 3
 
 
 def test_every_step_leaves_its_records(finished):

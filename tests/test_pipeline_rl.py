@@ -70,7 +70,7 @@ def test_ppo_against_the_preference_model(place: Path) -> None:
     _, stage = run(place, f"algorithm: ppo, {SMALL}, ppo: {{learning_rate: 0.001, epochs: 2}}")
     result, rows = told(stage)
     assert result.steps == 1 and len(rows) == result.completions == 4 and result.last_kl == 0.0
-    assert set(stage.manifest.settings) == {"prompts", "settings", "temperature", "seed"}
+    assert set(stage.manifest.settings) == {"prompts", "settings", "temperature", "seed", "policy"}
     assert set(stage.manifest.inputs) == {"pm"} and {row.preference_model for row in rows} == {result.preference_model}
     metrics = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any(row["stage"] == "rl" and "explained_variance" in row for row in metrics)

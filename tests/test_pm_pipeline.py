@@ -186,8 +186,20 @@ def test_dpo_learns_from_peoples_preferences_as_the_preference_model_does(recipe
 def test_dpo_without_peoples_preferences_keeps_its_key_and_its_files(recipe: Path, tmp_path: Path) -> None:
     stages = "stages=[revise, sample, gate, judge, label, rl]"
     stage = rl(run(recipe, tmp_path / "run", *SETS, stages, DPO))
-    assert set(stage.manifest.settings) == {"settings", "seed", "heldout"} and set(stage.manifest.inputs) == {"label"}
+    assert set(stage.manifest.settings) == {"settings", "seed", "heldout", "policy"}
+    assert set(stage.manifest.inputs) == {"label"}
     assert not {"rows.jsonl", "comparisons.jsonl"} & set(stage.manifest.outputs)
+
+
+def test_a_training_that_starts_from_the_policy_is_another_one_of_another_policy(recipe: Path, tmp_path: Path) -> None:
+    save_tiny_model(recipe.parent / "another", context=512, seed=9)
+    settings = f"pm={{human: [{{path: pairs.jsonl}}], {TRL}}}"
+    both = ["stages=[pm, rl]", settings, DPO]
+    first = run(recipe, tmp_path / "run", *SETS, *both)
+    other = run(recipe, tmp_path / "run", *SETS, *both, "policy=local:another")
+    again = run(recipe, tmp_path / "run", *SETS, *both)
+    assert [step.reused for out in (first, other, again) for step in out.steps] == [False] * 4 + [True] * 2
+    assert {step.result.key for step in first.steps}.isdisjoint(step.result.key for step in other.steps)
 
 
 @pytest.mark.parametrize("algorithm", ["pm", "dpo"])

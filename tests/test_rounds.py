@@ -26,6 +26,7 @@ from constitutional.evaluation.evaluate import Evaluation
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import RunOutcome, run_recipe
 from constitutional.pipeline.apart import conversation_digest
+from constitutional.pipeline.shared import link
 from constitutional.records import Prompt, Revision
 from constitutional.runs import load_result, read_log
 from constitutional.runs.logs import read_rows
@@ -269,3 +270,14 @@ def test_a_recipe_without_rounds_is_written_as_before(finished: tuple[Path, Path
     assert not {"rounds", "promotion"} & plain.model_dump(mode="json").keys()
     assert "perplexity" not in plain.evaluation.model_dump(mode="json")
     assert load_recipe(finished[0], ["rounds=2"]).model_dump(mode="json")["rounds"] == 2
+
+
+def test_a_link_in_a_folder_reached_through_a_link_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "data" / "deep" / "run" / "models").mkdir(parents=True)
+    (tmp_path / "data" / "deep" / "run" / "stages" / "sft").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "data" / "deep")
+    seen = tmp_path / "runs" / "run"
+    link(seen / "models" / "policy", (seen / "stages" / "sft").resolve())
+    assert (seen / "models" / "policy").is_dir()
+    link(seen / "models" / "other", seen / "stages" / "sft")
+    assert (seen / "models" / "other").readlink() == Path("../stages/sft")  # the run may be moved

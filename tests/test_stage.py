@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -111,13 +111,23 @@ def test_a_changed_setting_recomputes_dependents_and_the_old_results_stay(run: R
     assert chain(run) == before
 
 
-@pytest.mark.parametrize("damage", ["manifest", "output"])
-def test_a_damaged_manifest_or_missing_output_is_not_a_result(run: RunFolder, damage: str) -> None:
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("{", '{"later": 1, ', 1)])
+def test_what_a_manifest_that_cannot_be_read_is_of_is_not_removed(run: RunFolder, damage: Callable[[str], str]) -> None:
+    """It may be of a later version, and the stage a trained model."""
     result = done(run.stage(1, "a", {}))
-    if damage == "manifest":
-        (result.folder / "manifest.json").write_text((result.folder / "manifest.json").read_text()[:-9])
-    else:
-        (result.folder / "data.jsonl").unlink()
+    manifest = result.folder / "manifest.json"
+    manifest.write_text(damage(manifest.read_text()))
+    assert load_result(result.folder) is None
+    with pytest.raises(RunError, match=rf"manifest\.json: not a manifest .*; delete {result.folder} to redo the stage"):
+        done(run.stage(1, "a", {}))
+    assert (result.folder / "data.jsonl").exists()
+    shutil.rmtree(result.folder)
+    assert done(run.stage(1, "a", {})).manifest.outputs == result.manifest.outputs
+
+
+def test_a_missing_output_is_not_a_result(run: RunFolder) -> None:
+    result = done(run.stage(1, "a", {}))
+    (result.folder / "data.jsonl").unlink()
     assert load_result(result.folder) is None
     stage = run.stage(1, "a", {})
     assert stage.result() is None

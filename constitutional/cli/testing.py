@@ -147,6 +147,8 @@ def open_own_ledger(path: Path | None) -> Iterator[Ledger | None]:
         raise LedgerError(
             f"{path}: lies in the folder of a run, whose ledger takes the run's own judgments: name another"
         )
+    if path.is_dir():
+        raise LedgerError(f"{path}: is a folder: name a file")
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

@@ -17,7 +17,7 @@ from constitutional.constitution.show import quoted
 from constitutional.constitution.source import ConstitutionFile, read_file
 from constitutional.constitution.starter import SUFFIXES
 from constitutional.errors import ConstitutionalError, ConstitutionError, nearest, one_line
-from constitutional.resources import find
+from constitutional.resources import find, packaged
 from constitutional.validation import Loc, Marks
 from constitutional.yamlfile import parse_nodes, parse_yaml
 
@@ -46,6 +46,8 @@ def bump(name_or_path: str, principle_id: str, part: Part, text: str | None = No
             version of such a principle (says which file does), or it is laid out so that no edit is safe.
     """
     path = find("constitutions", name_or_path)
+    if not Path(name_or_path).is_file() and path.parent == packaged("constitutions"):
+        raise ConstitutionError(f"{name_or_path}: a shipped constitution, which others use too: copy it, or extend it")
     file, data, marks = read_file(path)
     loc = _mapping_of(path, file, marks, principle_id)
     old, changelog = (_at(data, loc).get(name) for name in ("version", "changelog"))

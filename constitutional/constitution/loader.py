@@ -67,6 +67,10 @@ def _unknown_names(constitution: Constitution) -> Iterator[Problem]:
                 yield loc, f"no principle '{name}'{nearest(name, ids - {principle.id})}"
 
 
+_ALSO_SAID = ("title", "negated_comparison_request", "score_request", "applies_when")
+"""Texts besides requests that a model is shown, or a reader in the place of the principle."""
+
+
 def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
     """What would reach a model, or the gate, as nothing at all."""
     for index, principle in enumerate(constitution.principles):
@@ -75,9 +79,11 @@ def _empty_texts(constitution: Constitution) -> Iterator[Problem]:
         if principle.check is None and all(text is None for text in requests.values()):
             needed = ", ".join((*REQUESTS, "check"))
             yield (*loc, REQUESTS[-1]), f"principle '{principle.id}' has no request (give one of {needed})"
-        yield from (
-            ((*loc, name), "empty text") for name, text in requests.items() if text is not None and _blank(text)
-        )
+        texts = {name: getattr(principle, name) for name in (*REQUESTS, *_ALSO_SAID)}
+        yield from (((*loc, name), "empty text") for name, text in texts.items() if text is not None and _blank(text))
+        for number, text in enumerate(principle.paraphrases):
+            if _blank(text):
+                yield (*loc, "paraphrases", number), "empty text"
         yield from _example_problems(principle, loc)
 
 

@@ -78,6 +78,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise LedgerError(f"{path}: no such ledger")
     with naming(path):
+        path = path.resolve()  # what SQLite keeps beside a ledger stands beside the file, not beside a link to it
         connection = _connect(path, "mode=ro")
         try:
             try:

@@ -30,7 +30,7 @@ from constitutional.evaluation.evaluate import (
 from constitutional.feedback.judge import choose_principles
 from constitutional.ledger import open_ledger
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
-from constitutional.pipeline.asking import judged, run_judge
+from constitutional.pipeline.asking import asked_key, judged, run_judge
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
 from constitutional.pipeline.evaluation_steps import Pairs, answer_stage
 from constitutional.pipeline.forgetting import forgetting
@@ -295,12 +295,9 @@ def _evaluated(ctx: Context, chosen: Sequence[System], done: Mapping[System, Don
     wins = []
     ctx.display.stage("evaluate")
     if principles:
-        key = {
-            "asked": [c.id for c in asked],
-            "judge": ctx.identity("judge"),
-            "principles": [p.ref for p in principles],
-        }
-        stage = ctx.folder.stage(_EVALUATE, "arm-judge", {**key, "count": count, "seed": ctx.recipe.seed})
+        key: dict[str, object] = {"asked": [c.id for c in asked], "count": count}
+        key |= {**asked_key(ctx, principles), **ctx.case_key(principles)}
+        stage = ctx.folder.stage(_EVALUATE, "arm-judge", key)
         run_judge(ctx, stage, asked, assigned, ask_applies=True)
         stage.finish(ledger_head=ctx.ledger.head)
         by: Literal["preference model", "judge"] = "preference model" if ctx.juror.spec.startswith(MODEL) else "judge"

@@ -92,6 +92,10 @@ class Context(Inputs):
             return f"local:{done[step].folder / MODEL_NAMES[step]}"
         return self.trained(done, "sft") if step == "rl" else self.spec("policy")
 
+    def start_key(self, done: Done) -> dict[str, object]:
+        """Of a training that starts from SL-CAI, or without it from the policy: that policy, which no input names."""
+        return {} if "sft" in done else {"policy": self.identity("policy")}
+
     def prompts_key(self, prompts: list[Prompt]) -> str:
         """A digest of a list of prompts, for stage keys."""
         return short_digest([p.id for p in prompts])

@@ -21,8 +21,10 @@ from constitutional.feedback.judge import choose_principles
 from constitutional.pipeline.asking import asked_key, judged, run_judge
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done, Lazy
 from constitutional.pipeline.forgetting import forgetting
+from constitutional.pipeline.preference_rows import conditions
 from constitutional.records import Comparison, Failure, Prompt, PromptKind, assistant, seed_for
 from constitutional.runs import StageResult, write_atomic
+from constitutional.training.pm_folder import Condition
 
 Pairs = dict[tuple[System, System, PromptKind], list[Comparison]]
 
@@ -108,6 +110,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     limit = settings.judge_limit
     trained: dict[str, StageResult] = {name: done[name] for name in ("sft", "rl") if name in done}
     forgotten = forgetting(ctx, number, compared(ctx, done), trained)
+    asked_under = conditions(ctx) if "pm" in done and ctx.recipe.pm.conditioned else []
     stage = ctx.folder.stage(
         number,
         "evaluate",
@@ -117,6 +120,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
             "per_comparison": settings.principles_per_comparison,
             "limit": limit,
             **({"perplexity": forgotten[1].key} if forgotten else {}),
+            **({"conditions": [c.model_dump(mode="json") for c in asked_under]} if asked_under else {}),
         },
         {"answers": done["answers"], **({"pm": done["pm"]} if "pm" in done else {})},
     )
@@ -137,7 +141,7 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     rows = system_rows(answers)
     wins = wins_by_judge(shown, judged(ctx, asked, assigned, ask_applies=True)) if by_judge else []
     if "pm" in done:
-        wins = wins_by_score(pairs, _scores(ctx, done, pairs)) + wins
+        wins = wins_by_score(pairs, _scores(ctx, done, pairs, asked_under)) + wins
     scores = list(score_answers(answers, ctx.prompts, principles, ctx.checks))
     checks = check_rows(scores, answers)
     evaluation = Evaluation(
@@ -156,11 +160,14 @@ def evaluate_step(ctx: Context, done: Done, number: int) -> StageResult:
     return stage.finish(outputs=outputs, ledger_head=ctx.ledger.head, failed=failures(scores))
 
 
-def _scores(ctx: Context, done: Done, pairs: Pairs) -> dict[str, tuple[float, float]]:
-    """The preference model's scores of a and b, by comparison id; each distinct answer is scored once."""
+def _scores(ctx: Context, done: Done, pairs: Pairs, asked_under: Sequence[Condition]) -> dict[str, tuple[float, float]]:
+    """The preference model's scores of a and b, by comparison id; each distinct answer is scored once.
+
+    A conditioned model scores under the principles as the constitution words and weighs them now, as it rewards.
+    """
     from constitutional.training.scorer import PreferenceModel
 
-    model = PreferenceModel(done["pm"].folder / MODEL_NAMES["pm"])
+    model = PreferenceModel(done["pm"].folder / MODEL_NAMES["pm"], conditions=asked_under)
     comparisons = {c.id: c for found in pairs.values() for c in found}
     texts = sorted({(c.prompt_id, text) for c in comparisons.values() for text in (c.a, c.b)})
     dialogues = [(*ctx.prompt(prompt_id).messages, assistant(text)) for prompt_id, text in texts]

@@ -99,8 +99,12 @@ def _cases(ctx: Context, labelled: Sequence[Labelled], by_ref: Mapping[str, Prin
 
 
 def load_gate(result: StageResult) -> GateReport:
-    """The gate's report in a finished gate stage."""
-    return GateReport.model_validate_json((result.folder / "gate.json").read_bytes())
+    """The gate's report in a finished gate stage.
+
+    Raises:
+        RunError: it is damaged, or not the one that the stage wrote: a run labels by what it says.
+    """
+    return result.read("gate.json", GateReport)[0]
 
 
 def judge_step(ctx: Context, done: Done, number: int) -> StageResult:
@@ -154,6 +158,8 @@ def label_step(ctx: Context, done: Done, number: int) -> StageResult:
             **({"clamp": clamp} if by_judge and ctx.juror.way.mode == "cot" else {}),
             "drop_flagged": drop_flagged,
             "seed": ctx.recipe.seed,
+            # of judged labels the judge step's key holds it
+            **({"limit": ctx.recipe.judging.limit} if negated and ctx.recipe.judging.limit is not None else {}),
         },
         inputs,
     )

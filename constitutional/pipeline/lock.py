@@ -17,13 +17,20 @@ from constitutional.pipeline.inputs import Inputs
 from constitutional.runs import RunFolder, write_atomic
 from constitutional.runs.manifest import git_commit, package_versions
 
+_UNLOCKED = ("versions", "python", "git")
+"""What a lock says of the machine: it makes no step another one."""
+
 
 def write_lock(folder: RunFolder, inputs: Inputs) -> None:
-    """Writes run.yaml (the recipe as resolved) and lock.json (what it resolved to), and the texts judgments cite."""
+    """Writes run.yaml (the recipe as resolved) and lock.json (what it resolved to), and the texts judgments cite.
+
+    Where these are others than before, no step is current any more until the run has come to it: what was made under
+    other settings is not shown as this recipe's, not even by a run that ends early.
+    """
     recipe, constitution, pack = inputs.recipe, inputs.constitution, inputs.pack
     identities = {ref: check.identity for ref, check in inputs.checks.items()}
-    write_atomic(folder.path / "run.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    lock = {
+    settings = recipe.model_dump(mode="json")
+    lock: dict[str, object] = {
         "constitution": {"ref": constitution.ref, "digest": constitution.digest},
         "principles": {p.ref: coded_digest(p, identities.get(p.ref)) for p in constitution.principles},
         **({"checks": identities} if identities else {}),
@@ -36,6 +43,10 @@ def write_lock(folder: RunFolder, inputs: Inputs) -> None:
         "python": platform.python_version(),
         "git": git_commit(),
     }
+    current = folder.path / "current.json"
+    if current.exists() and not _same(folder.path, settings, lock):
+        write_atomic(current, "{}\n")
+    write_atomic(folder.path / "run.yaml", yaml.safe_dump(settings, sort_keys=False))
     write_atomic(folder.path / "lock.json", json.dumps(lock, indent=2) + "\n")
     kept = folder.path / "constitutions" / f"{constitution.digest}.json"  # one for every text a judgment may cite
     kept.parent.mkdir(exist_ok=True)
@@ -44,6 +55,22 @@ def write_lock(folder: RunFolder, inputs: Inputs) -> None:
     if identities:
         _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
     write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.every_prompt))
+
+
+def _same(path: Path, settings: dict[str, object], lock: dict[str, object]) -> bool:
+    """Whether a run folder was last run under this recipe, whichever of its steps, and all that it resolves to."""
+    try:
+        before = yaml.safe_load((path / "run.yaml").read_bytes())
+        locked = json.loads((path / "lock.json").read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    if not isinstance(before, dict) or not isinstance(locked, dict):
+        return False
+    others = {"stages", *_UNLOCKED}
+    return all(
+        {k: v for k, v in one.items() if k not in others} == {k: v for k, v in other.items() if k not in others}
+        for one, other in ((before, settings), (locked, lock))
+    )
 
 
 def _policy_text(inputs: Inputs) -> dict[str, str]:

@@ -34,7 +34,7 @@ def rl_key(ctx: Context, done: Done) -> dict[str, object]:
     """What the stage's result depends on besides its inputs."""
     settings = ctx.recipe.rl
     said = {name: value for name, value in settings.model_dump(mode="json").items() if name != "report_to"}
-    key: dict[str, object] = {"settings": said, "seed": ctx.recipe.seed}
+    key: dict[str, object] = {"settings": said, "seed": ctx.recipe.seed, **ctx.start_key(done)}
     if settings.algorithm == "dpo":
         return {**key, **preferences_key(ctx, done, human_comparisons(ctx))}
     prompts = ctx.prompts_key(rl_prompts(ctx))

@@ -35,6 +35,8 @@ def share(store: Path, place: str) -> Path:
 def link(path: Path, target: Path) -> None:
     """Makes `path` a relative link to `target`, in the place of an earlier link; the target need not be there yet."""
     wanted = os.path.relpath(target, path.parent)
+    if not (path.parent / wanted).parent.exists():  # either is reached through a link
+        wanted = os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve())
     if path.is_symlink() and str(path.readlink()) == wanted:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

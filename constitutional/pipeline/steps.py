@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from constitutional.audit.model_card import write_cards
 from constitutional.backends.memory import release_memory
-from constitutional.errors import ConfigError
+from constitutional.errors import ConfigError, RunError
 from constitutional.feedback.gate import require
 from constitutional.interop.pairs import UNUSABLE
 from constitutional.pipeline.context import MODEL_NAMES, Context, Done
@@ -103,6 +105,9 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     check_rounds(inputs, chosen_steps(inputs.recipe))
 
 
+_PLACES = TypeAdapter(dict[str, str])
+
+
 def chosen_steps(recipe: Recipe, until: str | None = None) -> list[str]:
     """Names of the steps a recipe runs, in order, up to `until`."""
     wanted = [name for name in STEPS if recipe.stages is None or name in recipe.stages]
@@ -152,9 +157,16 @@ def _made_with(manifest: Manifest) -> str:
 
 
 def current_results(folder: RunFolder) -> Done:
-    """The finished steps the run folder names as current."""
+    """The finished steps the run folder names as current.
+
+    Raises:
+        RunError: what names them cannot be read.
+    """
     path = folder.path / "current.json"
-    named = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    try:
+        named = _PLACES.validate_json(path.read_bytes()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read; delete it: what is finished is found again") from error
     found = {name: load_result(folder.path / place) for name, place in named.items() if name in STEPS}
     return {name: result for name, result in found.items() if result is not None}
 

@@ -99,6 +99,7 @@ def pm_step(ctx: Context, done: Done, number: int) -> StageResult:
             **(counted.key if counted else {}),
             # rows were once made of opinions as the judge gave them: those trainings are not taken for today's
             **({"opinions": "as labelled"} if turned else {}),
+            **ctx.start_key(done),
         },
         {name: done[name] for name in ("label", "sft") if name in done},
     )

@@ -88,11 +88,30 @@ class StageResult:
         return records
 
 
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished stage; None where there is none.
+
+    Raises:
+        RunError: there is one, and it cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not a manifest that this version reads; delete {folder} to redo the stage") from error
+
+
 def load_result(folder: Path) -> StageResult | None:
     """The finished stage in a folder; None when there is no readable manifest or an output is gone. Needs no lock."""
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        manifest = read_manifest(folder)
+    except RunError:
+        return None
+    if manifest is None:
         return None
     complete = all((folder / name).is_file() for name in manifest.outputs)
     return StageResult(folder, manifest) if complete else None

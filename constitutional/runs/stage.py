@@ -37,6 +37,7 @@ from constitutional.runs.manifest import (
     load_result,
     now,
     package_versions,
+    read_manifest,
 )
 
 T = TypeVar("T")
@@ -74,7 +75,12 @@ class Stage:
         self._kept: dict[str, str] = {}
 
     def result(self) -> StageResult | None:
-        """The finished result, or None when it is absent, unreadable or made from an older build of an input."""
+        """The finished result, or None when it is absent, lacks a file or was made from an older build of an input.
+
+        Raises:
+            RunError: its manifest cannot be read: what cannot be told to be stale is not removed.
+        """
+        read_manifest(self._path)
         result = load_result(self._path)
         if result is None or result.manifest.inputs != self._inputs:
             return None
