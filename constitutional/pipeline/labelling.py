@@ -81,7 +81,15 @@ class Labeller:
     @property
     def lines(self) -> list[str]:
         """What was fitted, as lines of text."""
-        return calibration_lines(self.calibrations) + (weight_lines(self.weights) if self.weights else [])
+        if not self.weights:
+            return calibration_lines(self.calibrations)
+        # each fold's weights are fitted without it, the calibration once to all
+        seen = ["(opinions calibrated on these very prompts: on unseen ones less is to be expected)"]
+        return [
+            *calibration_lines(self.calibrations),
+            *weight_lines(self.weights),
+            *(seen if self.calibrations else []),
+        ]
 
     @property
     def _reading(self) -> Reading:
