@@ -15,6 +15,7 @@ from constitutional.backends.endpoint.calls import Price, load_prices
 from constitutional.backends.specs import split_spec
 from constitutional.config import resolve_path
 from constitutional.evaluation.evaluate import KINDS, PAIRS
+from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.gate import labelled_examples, labelled_pairs
 from constitutional.feedback.judging.ways import TEMPLATE_OF, Way
 from constitutional.pipeline.inputs import Inputs
@@ -159,11 +160,17 @@ def _revise(inputs: Inputs) -> list[_Asked]:
 
 
 def _applies(
-    inputs: Inputs, prompts: Sequence[Prompt], principles: Sequence[Principle], spec: str | None = None
+    inputs: Inputs,
+    prompts: Sequence[Prompt],
+    principles: Sequence[Principle],
+    spec: str | None = None,
+    times: int | None = None,
 ) -> list[_Asked]:
+    """Whether principles apply, asked of conversations so many `times` (None: once of each prompt)."""
     conditional = [p for p in principles if p.applies_when is not None]
     length = _mean(inputs, "applies", prompts, conditional)
-    one = _asked(inputs, "judge", len(prompts) * len(conditional), length, 1, inputs.recipe.chunk_size)
+    asked = len(prompts) if times is None else times
+    one = _asked(inputs, "judge", asked * len(conditional), length, 1, inputs.recipe.chunk_size)
     return [_read(one.model_copy(update={"spec": spec or one.spec}), inputs.pack.yes_no)]
 
 
@@ -193,23 +200,36 @@ def _helpful(inputs: Inputs) -> list[_Asked]:
 
 
 def _sample(inputs: Inputs) -> list[_Asked]:
+    if inputs.pairs is not None:
+        return []  # ready-made pairs: nothing is drawn
     if inputs.runs("sft"):
         return []  # SL-CAI answers, which is no server's model
+    settings, size = inputs.recipe.sample, inputs.recipe.chunk_size
     prompts, most = inputs.select("red_team", "train"), inputs.sampling("policy").max_tokens
-    calls = len(prompts) * inputs.recipe.sample.n
-    return [_asked(inputs, "policy", calls, _plain(inputs, prompts), most, inputs.recipe.chunk_size)]
+    if settings.contrast:
+        found = contrasting(inputs.taking_part("judge"))
+        against = [p.model_copy(update={"comparison_request": p.negated_comparison_request}) for p in found]
+        length = _mean(inputs, "contrast", prompts, [*found, *against])
+        return [_asked(inputs, "policy", 2 * len(prompts), length, most, size)]
+    return [_asked(inputs, "policy", len(prompts) * settings.n, _plain(inputs, prompts), most, size)]
 
 
 def _questions(
-    inputs: Inputs, way: Way, spec: str, n: int, prompts: Sequence[Prompt], principles: Sequence[Principle]
+    inputs: Inputs,
+    way: Way,
+    spec: str,
+    n: int,
+    prompts: Sequence[Prompt],
+    principles: Sequence[Principle],
+    answer: int | None = None,
 ) -> list[_Asked]:
-    """`n` questions, each in both orders, as a way of judging asks them."""
+    """`n` questions, each in both orders, as a way of judging asks them; `answer` is an answer's tokens if known."""
     if way.mode == "model" or not principles:
         return []
-    text = _filler(inputs.sampling("policy").max_tokens)
+    text = _filler(inputs.sampling("policy").max_tokens if answer is None else answer)
     length = _mean(inputs, TEMPLATE_OF[way.mode], prompts, principles, a=text, b=text, answer=text)
     drawn = way.sampling.max_tokens if way.sampling else 0
-    size = max(1, inputs.recipe.chunk_size // 2) * 2 * max(1, len(principles))
+    size = _judged_at_once(inputs) * 2 * max(1, len(principles))
     one = _Asked(role="judge", spec=spec, calls=2 * n, prompt=length, completion=1, at_once=size)
     if way.mode == "vote":
         return [one.model_copy(update={"calls": 2 * n * way.samples, "completion": drawn})]
@@ -247,10 +267,20 @@ def _gate(inputs: Inputs) -> list[_Asked]:
     return [*found, _read(one, inputs.pack.yes_no)]
 
 
+class _Compared(Record):
+    """What is judged: how many comparisons, of which prompts, and their answers' tokens (None: as many as may be).
+
+    `cases` are the times that whether a principle applies is asked: once for each prompt of each chunk.
+    """
+
+    n: int
+    prompts: tuple[Prompt, ...]
+    cases: int
+    answer: int | None = None
+
+
 def _judge(inputs: Inputs) -> list[_Asked]:
-    prompts, settings = inputs.select("red_team", "train"), inputs.recipe.judging
-    most = len(prompts) * (inputs.recipe.sample.n // 2 + inputs.recipe.sample.revisions)
-    comparisons = min(most, settings.limit or most)
+    settings, compared = inputs.recipe.judging, _given(inputs) or _drawn(inputs)
     found: list[_Asked] = []
     for juror in inputs.jury:
         principles = inputs.taking_part("judge", juror.way)
@@ -258,11 +288,40 @@ def _judge(inputs: Inputs) -> list[_Asked]:
         count = len(by_judge)
         if settings.principles_per_comparison != "all":
             count = min(count, settings.principles_per_comparison)
-        found += _questions(inputs, juror.way, juror.spec, comparisons * count, prompts, by_judge)
+        n, prompts = compared.n * count, compared.prompts
+        found += _questions(inputs, juror.way, juror.spec, n, prompts, by_judge, compared.answer)
         if juror.way.mode != "model":
-            shown = prompts[: math.ceil(comparisons * len(prompts) / max(1, most))]
-            found += _applies(inputs, shown, principles, juror.spec)
+            found += _applies(inputs, prompts, principles, juror.spec, compared.cases)
     return found
+
+
+def _given(inputs: Inputs) -> _Compared | None:
+    """The pairs of a file that are judged, which are known; None where the recipe names none."""
+    if inputs.pairs is None:
+        return None
+    pairs = inputs.pairs.comparisons[: inputs.recipe.judging.limit]
+    by_id = {prompt.id: prompt for prompt in inputs.pairs.prompts}
+    size = _judged_at_once(inputs)
+    cases = sum(len({pair.prompt_id for pair in pairs[i : i + size]}) for i in range(0, len(pairs), size))
+    characters = sum(len(pair.a) + len(pair.b) for pair in pairs) / (2 * len(pairs))
+    prompts = tuple(by_id[pair.prompt_id] for pair in pairs)
+    return _Compared(n=len(pairs), prompts=prompts, cases=cases, answer=math.ceil(characters / CHARACTERS))
+
+
+def _drawn(inputs: Inputs) -> _Compared:
+    """The comparisons that the sample step makes, at most: no two answers to a prompt are equal."""
+    settings, prompts = inputs.recipe.sample, inputs.select("red_team", "train")
+    per = math.comb(settings.n, 2) if settings.compare == "all" else settings.n // 2
+    most = len(prompts) * ((1 if settings.contrast else per) + settings.revisions)
+    n = min(most, inputs.recipe.judging.limit or most)
+    # a prompt's comparisons stand together: each bound between two chunks parts those of one prompt at most
+    cases = min(n, len(prompts) + math.ceil(n / _judged_at_once(inputs)) - 1)
+    return _Compared(n=n, prompts=tuple(prompts), cases=cases)
+
+
+def _judged_at_once(inputs: Inputs) -> int:
+    """Comparisons that a chunk holds."""
+    return max(1, inputs.recipe.chunk_size // 2)
 
 
 def _answers(inputs: Inputs) -> list[_Asked]:

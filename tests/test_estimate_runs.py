@@ -1,0 +1,148 @@
+"""The estimate of a recipe against the calls that its run makes, counted at a scripted model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+
+from constitutional.backends.scripted import ScriptedBackend
+from constitutional.config import load_recipe
+from constitutional.pipeline import chosen_steps, run_recipe
+from constitutional.pipeline.estimate import Load, estimate
+from constitutional.pipeline.inputs import load_inputs
+
+STEPS = "stages=[sample, gate, judge]"
+ALL = "judging.principles_per_comparison=all"
+PAIRS = 10
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Dialogues that scripted models were given since it was cleared, by verb, and the characters of all."""
+    found: Counter[str] = Counter()
+
+    def counting(verb: str) -> Callable[..., object]:
+        plain = getattr(ScriptedBackend, verb)
+
+        def ask(self: ScriptedBackend, batch: list, *given: object) -> object:
+            found[verb] += len(batch)
+            found["characters"] += sum(len(message.content) for dialogue in batch for message in dialogue)
+            return plain(self, batch, *given)
+
+        return ask
+
+    for verb in ("generate", "loglikelihood"):
+        monkeypatch.setattr(ScriptedBackend, verb, counting(verb))
+    return found
+
+
+def estimated(recipe: Path, *sets: str) -> tuple[Load, ...]:
+    loaded = load_recipe(recipe, [STEPS, *sets])
+    return estimate(load_inputs(loaded, recipe), chosen_steps(loaded, None))
+
+
+def calls(found: tuple[Load, ...], step: str) -> int:
+    return sum(load.calls for load in found if load.step == step)
+
+
+def counted(recipe: Path, made: Counter[str], *sets: str) -> dict[str, Counter[str]]:
+    """What each step of a run asked."""
+    loaded, found = load_recipe(recipe, [STEPS, *sets]), {}
+    for step in chosen_steps(loaded, None):
+        made.clear()
+        run_recipe(loaded, recipe, recipe.parent / "run", until=step)
+        found[step] = Counter(made)
+    return found
+
+
+def asked(found: Counter[str]) -> int:
+    return found["generate"] + found["loglikelihood"]
+
+
+def negated(recipe: Path) -> None:
+    """Gives every principle a negated request, and the model answers to both."""
+    constitution, model = recipe.with_name("constitution.yaml"), recipe.with_name("model.yaml")
+    text = constitution.read_text()
+    for name in ("kind", "honest", "safe"):
+        request = f"    comparison_request: Which response is more {name}?\n"
+        text = text.replace(request, f"{request}    negated_comparison_request: Which response is less {name}?\n")
+    constitution.write_text(text)
+    rules = '  - {anywhere: "is more", reply: "yes {n}."}\n  - {anywhere: "is less", reply: "no {n}."}\n'
+    model.write_text(model.read_text().replace("rules:\n", f"rules:\n{rules}", 1))
+
+
+def conditioned(recipe: Path) -> None:
+    """The principle `kind` is for some conversations; the judge says that it is for all."""
+    constitution, model = recipe.with_name("constitution.yaml"), recipe.with_name("model.yaml")
+    request = "    comparison_request: Which response is more kind?\n"
+    constitution.write_text(
+        constitution.read_text().replace(request, request + "    applies_when: The user asks for something.\n")
+    )
+    model.write_text(
+        model.read_text().replace(
+            "likelihood:\n", 'likelihood:\n  - {contains: "asks for", logprobs: {Yes: -0.1, No: -3}}\n'
+        )
+    )
+
+
+def write_pairs(recipe: Path) -> str:
+    """Ready-made pairs, two to a prompt, with answers longer than the policy may write; the setting that names them."""
+    rows = [
+        {"prompt": f"Prompt pair {i // 2}", "chosen": f"sorry {'no ' * 90}{i}", "rejected": f"sure {'yes ' * 90}{i}"}
+        for i in range(PAIRS)
+    ]
+    recipe.with_name("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "sample={pairs: {path: pairs.jsonl, kind: red_team}}"
+
+
+@pytest.mark.parametrize(
+    ("sets", "drawn", "pairs"),
+    [
+        (("sample.n=4",), 4, 2),
+        (("sample={n: 4, compare: all}",), 4, 6),
+        (("sample={n: 8, compare: all}",), 8, 28),
+        (("sample={n: 8, contrast: true}",), 2, 1),
+    ],
+)
+def test_as_many_pairs_are_judged_as_the_answers_to_a_prompt_make(
+    tmp_path: Path, made: Counter[str], sets: tuple[str, ...], drawn: int, pairs: int
+) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    negated(recipe)
+    found, told = estimated(recipe, ALL, *sets), counted(recipe, made, ALL, *sets)
+    assert calls(found, "sample") == told["sample"]["generate"] == 6 * drawn
+    assert calls(found, "judge") == told["judge"]["loglikelihood"] == 6 * pairs * 3 * 2
+    limited = (*sets, "judging={principles_per_comparison: all, limit: 5}")
+    assert calls(estimated(recipe, *limited), "judge") == 5 * 3 * 2
+
+
+@pytest.mark.parametrize("limit", ["null", "7"])
+def test_a_conversation_is_asked_again_in_the_next_chunk_whether_a_principle_applies(
+    tmp_path: Path, made: Counter[str], limit: str
+) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    conditioned(recipe)
+    sets = ("sample={n: 4, compare: all}", f"judging={{principles_per_comparison: all, limit: {limit}}}")
+    found, told = calls(estimated(recipe, *sets), "judge"), asked(counted(recipe, made, *sets)["judge"])
+    n, cases = (36, 18) if limit == "null" else (7, 4)  # of chunks of two; the first prompt has six pairs
+    assert told == n * 3 * 2 + cases
+    assert told <= found
+
+
+@pytest.mark.parametrize("limit", ["null", "3"])
+def test_pairs_of_a_file_are_judged_and_nothing_is_drawn(tmp_path: Path, made: Counter[str], limit: str) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    conditioned(recipe)
+    sets = (write_pairs(recipe), f"judging={{principles_per_comparison: all, limit: {limit}}}", "chunk_size=6")
+    found, told = estimated(recipe, *sets), counted(recipe, made, *sets)
+    n = PAIRS if limit == "null" else int(limit)
+    assert calls(found, "sample") == asked(told["sample"]) == 0
+    cases = {10: 7, 3: 2}[n]  # pairs two to a prompt in chunks of three: 2 + 2 + 2 + 1
+    assert calls(found, "judge") == asked(told["judge"]) == n * 3 * 2 + cases
+    read = sum(load.prompt_tokens for load in found if load.step == "judge")
+    assert read == pytest.approx(told["judge"]["characters"] / 4, rel=0.02)
