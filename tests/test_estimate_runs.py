@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 from recipes import write_recipe
+from test_modes_run import write as write_graded
+from tiny_model import save_tiny_model
 
 from constitutional.backends.scripted import ScriptedBackend
 from constitutional.config import load_recipe
 from constitutional.pipeline import chosen_steps, run_recipe
 from constitutional.pipeline.estimate import Load, estimate
 from constitutional.pipeline.inputs import load_inputs
+from constitutional.training.rows import RlResult
 
+CHECK = """  - id: whole
+    version: 1.0.0
+    title: Whole
+    check: constitutional.checks:complete
+    examples:
+      - {prompt: p, better: "It is so.", worse: "It is the"}
+      - {prompt: q, better: "It was so.", worse: "It was a"}
+"""
 STEPS = "stages=[sample, gate, judge]"
 ALL = "judging.principles_per_comparison=all"
 PAIRS = 10
@@ -146,3 +157,51 @@ def test_pairs_of_a_file_are_judged_and_nothing_is_drawn(tmp_path: Path, made: C
     assert calls(found, "judge") == asked(told["judge"]) == n * 3 * 2 + cases
     read = sum(load.prompt_tokens for load in found if load.step == "judge")
     assert read == pytest.approx(told["judge"]["characters"] / 4, rel=0.02)
+
+
+RL = (
+    "stages=[gate, rl]",
+    "policy=local:policy",
+    "feedback=scripted:model.yaml",
+    "dtype=float32",
+    "sampling.policy={temperature: 1.0, max_tokens: 6}",
+)
+SMALL = "steps: 3, generations: 2, prompts_per_step: 2, max_tokens: 4"
+PPO = f"algorithm: ppo, {SMALL}, ppo: {{critic: policy, learning_rate: 0.001, epochs: 1}}"
+JUDGE = "rewards: [{kind: judge}]"
+WATCH = "every: 2, prompts: 2, canaries: 0, temperature: 1.0"
+A_GRADE = 2
+"""Lookups: of all grades, and of what makes "10" of "1"."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rl", "graded", "cases"),
+    [
+        (f"{PPO}, {JUDGE}", 12 * 3, 6),
+        (f"algorithm: grpo, {SMALL}, {JUDGE}, trl: {{learning_rate: 0.01, weight_decay: 0.1}}", 12 * 3, 6),
+        (f"{PPO}, rewards: [{{kind: judge, draw: one}}]", 12, 6),
+        (f"{PPO}, {JUDGE}, watch: {{{WATCH}}}", (12 + 3 * 2) * 3, 8),  # probes: before, after steps 2 and 3
+        (f"{PPO}, rewards: [{{kind: check}}], watch: {{{WATCH}, heldout: judge}}", 3 * 2 * 3, 2),
+        (
+            f"algorithm: best_of_n, generations: 2, max_tokens: 4, {JUDGE}, trl: {{max_steps: 1, learning_rate: 0.01}}",
+            12 * 2 * 3,
+            12,
+        ),
+    ],
+)
+def test_a_judge_of_rollouts_is_counted(tmp_path: Path, made: Counter[str], rl: str, graded: int, cases: int) -> None:
+    recipe = write_graded(tmp_path / "in")
+    constitution = recipe.with_name("constitution.yaml")
+    constitution.write_text(constitution.read_text() + CHECK)
+    conditioned(recipe)
+    save_tiny_model(recipe.with_name("policy"), context=512)
+    sets = (*RL, f"rl={{{rl}}}")
+    found, told = estimated(recipe, *sets), counted(recipe, made, *sets)["rl"]
+    assert {load.role for load in found if load.step == "rl"} == {"judge"}
+    assert calls(found, "rl") == graded * A_GRADE + cases
+    assert asked(told) <= calls(found, "rl")
+    (stage,) = (recipe.parent / "run" / "stages").glob("*-rl/*")
+    said = RlResult.model_validate_json((stage / "result.json").read_bytes())
+    if not said.empty_completions and "draw: one" not in rl:  # what is empty is not graded; a draw may miss `kind`
+        assert asked(told) == calls(found, "rl")

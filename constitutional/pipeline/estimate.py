@@ -19,10 +19,11 @@ from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.gate import labelled_examples, labelled_pairs
 from constitutional.feedback.judging.ways import TEMPLATE_OF, Way
 from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.rewarding import reward_principles
 from constitutional.principles import Principle
 from constitutional.prompts import load_pairs
 from constitutional.records import Dialogue, Prompt, Record
-from constitutional.settings import EndpointSettings
+from constitutional.settings import EndpointSettings, RewardSettings
 from constitutional.templates import Value
 
 CHARACTERS = 4.0
@@ -49,7 +50,7 @@ class Load(Record):
 
 
 def estimate(inputs: Inputs, steps: Sequence[str]) -> tuple[Load, ...]:
-    """What the data steps ask, at most; training is no call.
+    """What the data steps ask, at most, and the judge that rewards or watches RL; all else of training is no call.
 
     Raises:
         ConfigError: a recipe that names what is not there.
@@ -60,6 +61,7 @@ def estimate(inputs: Inputs, steps: Sequence[str]) -> tuple[Load, ...]:
         "sample": _sample(inputs),
         "gate": _gate(inputs) if "gate" in steps else [],
         "judge": _judge(inputs) if "judge" in steps else [],
+        "rl": _rl(inputs) if "rl" in steps else [],
         "answers": _answers(inputs),
         "evaluate": _evaluate(inputs) if "evaluate" in steps else [],
     }
@@ -238,11 +240,14 @@ def _questions(
         longer = length + drawn + len(inputs.pack.conclusion) / CHARACTERS
         behind = reasoned.model_copy(update={"prompt": longer, "completion": 1})
         return [reasoned, _read(behind, inputs.pack.options)]
-    if way.mode == "score":
-        grades = inputs.pack.grades
-        rests = [[other[len(short) :] for other in grades if other.startswith(short)] for short in grades]
-        return [_read(one, grades, *(filter(None, rest) for rest in rests if any(rest)))]
-    return [_read(one, inputs.pack.options)]
+    return [_graded(inputs, one) if way.mode == "score" else _read(one, inputs.pack.options)]
+
+
+def _graded(inputs: Inputs, one: _Asked) -> _Asked:
+    """Questions behind each of which a grade is read, and what makes a longer one of it."""
+    grades = inputs.pack.grades
+    rests = [[other[len(short) :] for other in grades if other.startswith(short)] for short in grades]
+    return _read(one, grades, *(filter(None, rest) for rest in rests if any(rest)))
 
 
 def _gate(inputs: Inputs) -> list[_Asked]:
@@ -322,6 +327,44 @@ def _drawn(inputs: Inputs) -> _Compared:
 def _judged_at_once(inputs: Inputs) -> int:
     """Comparisons that a chunk holds."""
     return max(1, inputs.recipe.chunk_size // 2)
+
+
+def _rl(inputs: Inputs) -> list[_Asked]:
+    """What the judge is asked of rollouts and of the watch's probes: a grade under each principle, none left empty."""
+    settings, watch = inputs.recipe.rl, inputs.recipe.rl.watch
+    if settings.algorithm == "dpo" or inputs.juror.way.mode == "model":
+        return []
+    prompts = [*inputs.select("red_team", "train"), *inputs.select("helpful", "train")]
+    asked = len(prompts) if settings.algorithm == "best_of_n" else settings.steps * settings.prompts_per_step
+    rollouts = asked * settings.generations
+    found: list[_Asked] = []
+    probed, shown, length = 0, 0, settings.max_tokens
+    if watch is not None:
+        shown, length = min(watch.prompts, len(prompts)), max(length, watch.max_tokens or 0)
+        probed = shown * (1 + math.ceil(settings.steps / watch.every))  # one before the first step, one at the last
+        if watch.heldout == "judge":
+            found += _rewarding(inputs, RewardSettings(kind="judge"), prompts, probed, shown, length)
+    for part in settings.parts:
+        if part.kind == "judge":
+            most = min(len(prompts), asked + shown)
+            found += _rewarding(inputs, part, prompts, rollouts + probed, most, length)
+    return found
+
+
+def _rewarding(
+    inputs: Inputs, part: RewardSettings, prompts: Sequence[Prompt], answers: int, cases: int, length: int
+) -> list[_Asked]:
+    """The judge's grades of `answers` of so many tokens, and whether principles apply to as many prompts as `cases`."""
+    principles, settings = reward_principles(inputs, part), inputs.recipe.rl
+    tokens = _mean(inputs, "score", prompts, principles, answer=_filler(length))
+    count = len(principles) if part.draw == "all" else 1
+    at_once = settings.prompts_per_step * settings.generations
+    graded = _graded(inputs, _asked(inputs, "judge", answers * count, tokens, 1, at_once))
+    conditional = sum(principle.applies_when is not None for principle in principles)
+    (applies,) = _applies(inputs, prompts, principles, times=cases)
+    if part.draw == "one" and conditional:  # of each prompt one principle alone is asked
+        applies = applies.model_copy(update={"calls": applies.calls // conditional})
+    return [graded, applies]
 
 
 def _answers(inputs: Inputs) -> list[_Asked]:
