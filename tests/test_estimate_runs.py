@@ -205,3 +205,20 @@ def test_a_judge_of_rollouts_is_counted(tmp_path: Path, made: Counter[str], rl: 
     said = RlResult.model_validate_json((stage / "result.json").read_bytes())
     if not said.empty_completions and "draw: one" not in rl:  # what is empty is not graded; a draw may miss `kind`
         assert asked(told) == calls(found, "rl")
+
+
+def test_the_engine_that_writes_the_policys_text_is_named(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    steps, own = "stages=[revise, sample, gate, judge]", "policy=local:policy"
+
+    def models(*sets: str) -> set[tuple[str, str]]:
+        return {(load.role, load.model) for load in estimated(recipe, steps, own, *sets)}
+
+    plain = {("policy", "local:policy"), ("feedback", "local:policy"), ("judge", "local:policy")}
+    assert models("feedback=self") == plain
+    engine = {("policy", "openvino:policy"), ("feedback", "openvino:policy"), ("judge", "local:policy")}
+    assert models("feedback=self", "policy_engine=openvino") == engine  # it judges as training opens it
+    other = {("policy", "openvino:policy"), ("feedback", "scripted:model.yaml"), ("judge", "scripted:model.yaml")}
+    assert models("feedback=scripted:model.yaml", "policy_engine=openvino") == other
+    embedded = models("policy=embedded:smollm2-135m", "feedback=scripted:model.yaml", "policy_engine=openvino")
+    assert ("policy", "openvino:smollm2-135m") in embedded

@@ -191,7 +191,16 @@ def _is_token(option: str) -> bool:
 
 
 def _asked(inputs: Inputs, role: str, calls: int, prompt: float, completion: int, at_once: int) -> _Asked:
-    return _Asked(role=role, spec=inputs.spec(role), calls=calls, prompt=prompt, completion=completion, at_once=at_once)
+    spec = inputs.spec(role) if role == "judge" else _writer(inputs, role)
+    return _Asked(role=role, spec=spec, calls=calls, prompt=prompt, completion=completion, at_once=at_once)
+
+
+def _writer(inputs: Inputs, role: str) -> str:
+    """What writes a role's text, as lock.json names it; told from the spec alone: a model need not be here yet."""
+    spec = inputs.spec(role)
+    kind, rest = split_spec(spec)
+    through = inputs.recipe.policy_engine == "openvino" and spec == inputs.spec("policy")
+    return f"openvino:{rest}" if through and kind in ("local", "embedded") else spec
 
 
 def _helpful(inputs: Inputs) -> list[_Asked]:
