@@ -222,3 +222,12 @@ def test_the_engine_that_writes_the_policys_text_is_named(tmp_path: Path) -> Non
     assert models("feedback=scripted:model.yaml", "policy_engine=openvino") == other
     embedded = models("policy=embedded:smollm2-135m", "feedback=scripted:model.yaml", "policy_engine=openvino")
     assert ("policy", "openvino:smollm2-135m") in embedded
+
+
+def test_held_out_answers_are_as_long_as_the_evaluation_lets_them_be(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    steps, read = "stages=[revise, helpful, sft, answers, evaluate]", []
+    for most in (40, 400):
+        found = estimated(recipe, steps, f"evaluation.max_tokens={most}")
+        read.append(sum(load.prompt_tokens for load in found if load.step == "evaluate"))
+    assert read[1] - read[0] == pytest.approx(calls(found, "evaluate") * 2 * 360, rel=0.01)

@@ -392,5 +392,6 @@ def _evaluate(inputs: Inputs) -> list[_Asked]:
     if settings.principles_per_comparison != "all":
         count = min(count, settings.principles_per_comparison)
     n = len(shown) * pairs
-    found = _questions(inputs, inputs.juror.way, inputs.juror.spec, n * count, shown, principles)
+    most = inputs.sampling("policy", max_tokens=settings.max_tokens).max_tokens
+    found = _questions(inputs, inputs.juror.way, inputs.juror.spec, n * count, shown, principles, most)
     return found + (_applies(inputs, shown, principles) if n else [])
