@@ -19,8 +19,9 @@ from constitutional.backends import Unanswered
 from constitutional.backends.endpoint.answers import Answered, parse, read_answer
 from constitutional.backends.endpoint.calls import Calls
 from constitutional.backends.endpoint.faults import Garbage, Rejected
-from constitutional.backends.endpoint.wire import PASSING, rejection
-from constitutional.errors import DataError, one_line, shortened
+from constitutional.backends.endpoint.refusals import is_unpaid, rejection, said
+from constitutional.backends.endpoint.wire import PASSING
+from constitutional.errors import DataError, one_line
 from constitutional.records import Record, short_digest
 
 MOST_LINES = 50_000
@@ -29,8 +30,8 @@ MOST_LINES = 50_000
 MOST_BYTES = 200 * 10**6
 """Bytes a file; OpenAI takes no more."""
 
-NO_CALL = (401, 403, 404, 405)
-"""Statuses that say nothing of a call: the key, or the name of the model, is wrong."""
+NO_CALL = (401, 402, 403, 404, 405, 407)
+"""Statuses that say nothing of a call: the key, the account or the name of the model is wrong."""
 
 
 class BatchRead(Record):
@@ -133,19 +134,10 @@ def _answer(found: dict[str, Any], request: dict[str, Any]) -> Answered:
     if isinstance(body, dict) and "choices" in body:
         return read_answer(body, chat=request["path"] == "/chat/completions", asked=request["body"])
     if isinstance(status, int) and 400 <= status < 500 and status not in (*PASSING, *NO_CALL):
-        said = _said(body) or _said(found.get("error"))
-        raise rejection(said, f"the service says {status}: {said}")
+        told = said(body) or said(found.get("error"))
+        if not is_unpaid(status, told):
+            raise rejection(told, status, "the service")
     raise Garbage("not answered")
-
-
-def _said(error: object) -> str:
-    """What a service says of an error, in one line: OpenAI and vLLM put it into an `error` of its own, or do not."""
-    if not isinstance(error, dict):
-        return ""
-    inner = error.get("error")
-    told = inner if isinstance(inner, dict) else error
-    text = " ".join(str(told[name]) for name in ("code", "message") if isinstance(told.get(name), str))
-    return shortened(one_line(text), 200)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

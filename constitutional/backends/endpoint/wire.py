@@ -15,14 +15,14 @@ from importlib.util import find_spec
 from typing import Any
 
 from constitutional.backends.endpoint.address import Address, api_key, key_hint, redacted
-from constitutional.backends.endpoint.faults import Fault, Garbage, Rejected, no_logprobs
+from constitutional.backends.endpoint.faults import Fault, Garbage, no_logprobs
+from constitutional.backends.endpoint.refusals import TOO_LONG, brief, is_unpaid, rejection, said
 from constitutional.backends.endpoint.requests import Request
-from constitutional.errors import BackendError, one_line, shortened
+from constitutional.errors import BackendError
 
 MAX_BODY = 8 << 20  # bytes: a thousand times the longest answer
 OVERLOADED = (429, 503, 529)
 PASSING = (408, 409, 425, *OVERLOADED)
-TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len", "exceed_context")
 NEEDS = "models behind an API need the extra `api`: pip install 'constitutional[api]'"
 
 
@@ -96,37 +96,28 @@ async def _received(opened: Any, address: Address, seconds: float) -> bytes:
                 if len(body) > MAX_BODY:
                     raise Garbage(f"the answer is longer than {MAX_BODY} bytes")
     except openai.APIStatusError as error:
-        raise _status(error.status_code, error.response.headers, _said(error, key), address) from None
+        raise _refused(error, address, key) from None
     except TimeoutError:
         raise Fault(f"no whole answer within {seconds:g} s") from None
     except (openai.APIConnectionError, httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         cause = error.__cause__ or error
-        reason = _short(redacted(str(cause) or type(cause).__name__, key))
+        reason = brief(redacted(str(cause) or type(cause).__name__, key))
         raise Fault(f"{address.host} cannot be reached, or broke off: {reason}") from None
     return bytes(body).replace(key.encode(), b"[key]") if key else bytes(body)
 
 
-def _said(error: Any, key: str | None) -> str:
-    """What a server says of an error, in one line."""
-    body = error.body
-    said = body.get("message") if isinstance(body, Mapping) else None
-    code = body.get("code") if isinstance(body, Mapping) else None
-    text = said if isinstance(said, str) else error.response.text
-    return _short(redacted(" ".join(f"{code if isinstance(code, str) else ''} {text}".split()), key))
-
-
-def _short(text: str) -> str:
-    return shortened(one_line(text), 200)
-
-
-def _status(status: int, headers: Mapping[str, str], said: str, address: Address) -> Exception:
-    """What an HTTP status other than 200 means."""
-    place = f"{address.host} says {status}: {said}"
-    low = said.lower()
-    if status == 429 and ("insufficient_quota" in low or "billing" in low):
-        return BackendError(f"{place}; resume when the account has credit", retryable=True)
+def _refused(error: Any, address: Address, key: str | None) -> Exception:
+    """What an HTTP status other than 200 means; it is judged by what the server says, and shown without the key."""
+    status, headers = error.status_code, error.response.headers
+    told = said(error.body, error.response.text)
+    low, shown = brief(told).lower(), brief(redacted(told, key))
+    place = f"{address.host} says {status}: {shown}"
+    pause = retry_after(headers)
+    if is_unpaid(status, told, asks_to_wait=pause > 0):
+        mend = "the proxy on the way lets us through" if status == 407 else "the account has credit"
+        return BackendError(f"{place}; resume when {mend}", retryable=True)
     if status in PASSING or status >= 500:
-        return Fault(place, overloaded=status in OVERLOADED, retry_after=retry_after(headers))
+        return Fault(place, overloaded=status in OVERLOADED, retry_after=pause)
     if status == 401:
         return BackendError(f"{place}; {key_hint(address)}", retryable=True)
     if status == 403:
@@ -135,28 +126,25 @@ def _status(status: int, headers: Mapping[str, str], said: str, address: Address
         return BackendError(f"{place}; is '{address.model}' the model's name, and {address.host} the base URL's host?")
     if "logprob" in low and not any(sign in low for sign in TOO_LONG):
         return no_logprobs(f"openai:{address.model}")
-    return rejection(said, place)
-
-
-def rejection(said: str, place: str) -> Rejected:
-    """Why a request that would be rejected again is rejected; `place` is what to say where it is not known."""
-    low = said.lower()
-    too_long = any(sign in low for sign in TOO_LONG)
-    filtered = "content_filter" in low or "content management" in low
-    kind = "too_long" if too_long else "content_filter" if filtered else "rejected"
-    found = Rejected(kind, place if kind == "rejected" else said)
-    found.billed = (0, 0)
-    return found
+    return rejection(told, status, "the server", shown)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds a server asks to be left alone, from `Retry-After` (seconds or a date) or `retry-after-ms`; 0 if none."""
-    exact, told = headers.get("retry-after-ms"), headers.get("retry-after")
-    try:
-        seconds = float(exact) / 1000 if exact is not None else float(told) if told is not None else 0.0
-    except ValueError:
+    exact, told = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    seconds = exact / 1000 if exact is not None else _number(told)
+    if seconds is None and told is not None:
         try:
-            seconds = parsedate_to_datetime(str(told)).timestamp() - time.time()
+            seconds = parsedate_to_datetime(told).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+            seconds = None
+    return max(0.0, seconds or 0.0)
+
+
+def _number(text: str | None) -> float | None:
+    """The number a header holds; None where it holds none."""
+    try:
+        found = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
