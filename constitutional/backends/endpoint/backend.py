@@ -30,6 +30,9 @@ from constitutional.settings import EndpointSettings
 UNKNOWN_ROOM = 10**9
 """Tokens left in a context window of unknown size: the server itself says what is too long, and cuts nothing."""
 
+Place = tuple[int, int]
+"""An item of a batch, and one of its options."""
+
 PROBES = 8
 """Questions put one by one until one is answered: the first ones may be such that no server would."""
 
@@ -53,6 +56,8 @@ class EndpointBackend:
         self.model = self.address.identity
         prices = load_prices(Path(settings.prices) if settings.prices else None)
         self._server = Server(self.address, settings, calls or Calls(None), prices.get(self.address.model))
+        self._listed = False
+        """Whether any option was ever among the likeliest first tokens: then options are single tokens there."""
 
     def close(self) -> None:
         """Closes all connections."""
@@ -116,7 +121,8 @@ class EndpointBackend:
 
         Options of one token are read from the likeliest first tokens; what is not listed gets its upper bound, and the
         note says how much the list left over. Longer ones are read token by token where the server tells of a prompt's
-        tokens: vLLM by `prompt_logprobs`, others by `echo`, which only raw text has.
+        tokens: vLLM by `prompt_logprobs`, others by `echo`, which only raw text has. Where it does not, and options
+        were listed before, they keep their upper bound, too.
 
         Raises:
             BackendError: the server gives no log-probabilities (names mode `vote`), or none of such options; else as
@@ -137,32 +143,39 @@ class EndpointBackend:
             if isinstance(answer, Answered):
                 reads[i] = read_top(answer.top, continuations[i])
         wanted = [(i, n) for i in range(len(batch)) for n in _by_tokens(i, continuations[i], tops, reads)]
-        tails = self._tails([(batch[i], continuations[i][n]) for i, n in wanted], owner)
-        by_place = dict(zip(wanted, tails, strict=True))
+        self._listed = self._listed or any(len(read.unlisted) < len(read.logprobs) for read in reads.values())
+        bounded = reads if self._listed else {}
+        tails = self._tails({(i, n): (batch[i], continuations[i][n], i in bounded) for i, n in wanted}, owner)
         return [
-            self._likelihood(i, d, c, tops, reads, by_place)
+            self._likelihood(i, d, c, tops, reads, tails)
             for i, (d, c) in enumerate(zip(batch, continuations, strict=True))
         ]
 
-    def _tails(self, asked: Sequence[tuple[Dialogue, str]], owner: str) -> list[tuple[float, Answered] | Unanswered]:
-        """Log-probabilities of continuations from their own tokens."""
-        requests: list[Request] = []
-        for dialogue, continuation in asked:
+    def _tails(
+        self, asked: Mapping[Place, tuple[Dialogue, str, bool]], owner: str
+    ) -> dict[Place, tuple[float, Answered] | Unanswered]:
+        """Log-probabilities of continuations from their own tokens, where the server tells of a prompt's tokens.
+
+        Where it does not, those that may do without (the third of each) are left out: they keep what first tokens say.
+        """
+        requests: dict[Place, Request] = {}
+        for place, (dialogue, continuation, optional) in asked.items():
             request = prompt_request(self.address, dialogue, continuation, owner)
-            if request is None:
+            if request is not None:
+                requests[place] = request
+            elif not optional:
                 raise BackendError(
                     f"{self.model}: {continuation.strip()!r} is more than one token there, and the server tells "
                     "nothing of a prompt's tokens: use a template pack with options of one letter, or `mode: vote`"
                 )
-            requests.append(request)
-        found: list[tuple[float, Answered] | Unanswered] = []
-        for (answer, _), (_, continuation) in zip(self._server.ask(requests), asked, strict=True):
+        found: dict[Place, tuple[float, Answered] | Unanswered] = {}
+        for place, (answer, _) in zip(requests, self._server.ask(list(requests.values())), strict=True):
             if isinstance(answer, Unanswered):
-                found.append(answer)
+                found[place] = answer
                 continue
-            total = read_tail(answer.prompt, continuation)
+            total = read_tail(answer.prompt, asked[place][1])
             fault = "no token begins where the option does"
-            found.append(Unanswered(kind="invalid_answer", message=fault) if total is None else (total, answer))
+            found[place] = Unanswered(kind="invalid_answer", message=fault) if total is None else (total, answer)
         return found
 
     def _likelihood(
@@ -172,7 +185,7 @@ class EndpointBackend:
         options: Sequence[str],
         tops: Mapping[int, tuple[Answered | Unanswered, float]],
         reads: Mapping[int, Read],
-        tails: Mapping[tuple[int, int], tuple[float, Answered] | Unanswered],
+        tails: Mapping[Place, tuple[float, Answered] | Unanswered],
     ) -> Likelihood:
         parts = [tails[i, n] for n in range(len(options)) if (i, n) in tails]
         answers = [tops[i][0]] if i in tops else []

@@ -17,6 +17,12 @@ from constitutional.backends.endpoint.answers import Tokens
 SPLIT = 1e-3
 """Probability of a token that begins an option, from which on the option counts as one of several tokens."""
 
+ROUNDING = 1e-3
+"""Probability that rounding may hide: what the listed tokens leave over is not known more closely."""
+
+FLOOR = -9999.0
+"""Nats: the least log-probability, as OpenAI writes it; infinity is no number a record can hold."""
+
 LONG = 16
 """Characters from which on an option is no single token."""
 
@@ -33,22 +39,40 @@ class Read:
 
 
 def read_top(top: Tokens, options: Sequence[str]) -> Read:
-    """The options' log-probabilities, in nats; `-inf` for all where none is listed."""
-    listed = math.fsum(math.exp(value) for _, value in top)
-    missing = max(0.0, 1 - listed)
-    shares = [math.fsum(math.exp(v) for token, v in top if token.strip() == option.strip()) for option in options]
-    unlisted = tuple(i for i, share in enumerate(shares) if share == 0)
-    split = tuple(i for i in unlisted if _begun(top, options[i].strip()) >= SPLIT)
-    if len(unlisted) == len(options):
+    """The options' log-probabilities, in nats, none below `FLOOR`; `-inf` for all where none is listed."""
+    missing = max(0.0, 1 - math.fsum(math.exp(value) for _, value in top))
+    shares = [[value for token, value in top if token.strip() == option.strip()] for option in options]
+    unlisted = tuple(i for i, share in enumerate(shares) if not share)
+    known = len(unlisted) < len(options)
+    split = tuple(i for i in unlisted if _begun(top, options[i].strip(), blank=not known) >= SPLIT)
+    if not known:
         return Read((-math.inf,) * len(options), missing, unlisted, split)
-    bound = min(missing / max(1, len(unlisted)), math.exp(min(value for _, value in top)))
-    found = [share or bound for share in shares]
-    return Read(tuple(math.log(p) if p > 0 else -math.inf for p in found), missing, unlisted, split)
+    bound = _bound(top, missing, len(unlisted))
+    return Read(tuple(_sum(share) if share else bound for share in shares), missing, unlisted, split)
 
 
-def _begun(top: Tokens, option: str) -> float:
-    """Probability of the tokens that the option begins with; a token of spaces alone begins every option."""
-    return math.fsum(math.exp(v) for token, v in top if token.strip() != option and option.startswith(token.strip()))
+def _sum(logs: Sequence[float]) -> float:
+    """The log-probability of any of these; servers write `FLOOR` for what is next to impossible."""
+    total = math.fsum(map(math.exp, logs))
+    return max(FLOOR, math.log(total) if total else max(logs))
+
+
+def _bound(top: Tokens, missing: float, unlisted: int) -> float:
+    """The most that each of so many options, not listed, can have.
+
+    Where the list adds up to one within rounding, what is left over is not known any better than that.
+    """
+    least = min((value for _, value in top if value > FLOOR), default=FLOOR)
+    return min(least, math.log(max(missing, ROUNDING) / max(1, unlisted)))
+
+
+def _begun(top: Tokens, option: str, *, blank: bool) -> float:
+    """Probability of the tokens that the option begins with, and of blank ones, which begin every option, if wanted.
+
+    Where another option is listed a blank token, often a line break, tells nothing of this one.
+    """
+    begins = [(token.strip(), v) for token, v in top if option.startswith(token.strip())]
+    return math.fsum(math.exp(v) for token, v in begins if token != option and (token or blank))
 
 
 def read_tail(prompt: Tokens, continuation: str) -> float | None:

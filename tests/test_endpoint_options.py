@@ -1,0 +1,82 @@
+"""Options that a server does not list among the likeliest first tokens: bounded, finite, and no end of the run."""
+
+import math
+
+import pytest
+
+pytest.importorskip("openai")
+pytest.importorskip("tenacity")
+pytest.importorskip("aiolimiter")
+
+from plain_server import PlainServer, chat
+
+from constitutional.backends.endpoint.backend import EndpointBackend
+from constitutional.backends.endpoint.options import FLOOR, read_top
+from constitutional.errors import BackendError
+from constitutional.feedback.options import option_probability
+from constitutional.records import user
+from constitutional.settings import EndpointSettings
+
+JUNK = tuple((f"t{i}", -9.0) for i in range(17))
+OPTIONS = (" A", " B")
+QUESTIONS = [(user("first"),), (user("second"),)]
+
+
+def likelihoods(server, options, batch=QUESTIONS):
+    backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
+    return backend.loglikelihood(batch, [options] * len(batch))
+
+
+@pytest.mark.parametrize("blank", ["", "\n", " "])
+def test_a_blank_token_beside_a_listed_option_begins_no_other(blank):
+    top = (("A", -0.01), (blank, -5.3), *JUNK)
+    assert read_top(top, OPTIONS).split == ()
+    assert read_top(((blank, -0.01), *JUNK), OPTIONS).split == (0, 1)
+    with PlainServer(lambda path, body: chat("A", top)) as server:
+        found = likelihoods(server, OPTIONS)
+        assert [one.fault for one in found] == [None, None] and len(server.asked) == 2
+        assert found[0].logprobs == pytest.approx((-0.01, -9.0)) and found[0].note["unlisted"] == ["B"]
+
+
+def test_a_grade_of_ten_that_is_not_listed_keeps_its_bound_where_prompts_have_no_logprobs():
+    top = (("1", -0.001), *((f"t{i}", -10.0) for i in range(19)))
+    grades = tuple(f" {i}" for i in range(1, 11))
+    with PlainServer(lambda path, body: chat("1", top)) as server:
+        for one in likelihoods(server, grades):
+            assert one.logprobs[0] == pytest.approx(-0.001) and one.logprobs[9] == pytest.approx(-10.0)
+
+
+def test_a_question_of_which_no_option_is_listed_is_no_opinion_where_another_was_answered():
+    def say(path, body):
+        return chat("A", (("A", -0.1), ("B", -3.0)) if "second" in str(body) else (("\n", -0.01), *JUNK))
+
+    with PlainServer(say) as server:
+        first, second = likelihoods(server, OPTIONS)
+        assert first.logprobs == (-math.inf, -math.inf) and second.logprobs == pytest.approx((-0.1, -3.0))
+
+
+def test_where_no_option_was_ever_listed_the_run_ends():
+    told = chat("(", (("(", -0.01), *JUNK))
+    with PlainServer(lambda path, body: told) as server, pytest.raises(BackendError, match="more than one token"):
+        likelihoods(server, (" (A)", " (B)"))
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        (("A", -0.0001), ("B", -9999.0)),
+        (("A", 0.0), *((f"t{i}", -30.0) for i in range(19))),
+        (("A", -0.2), ("x", -9999.0)),
+        (("A", 0.0),),
+    ],
+)
+def test_log_probabilities_stay_finite(top):
+    read = read_top(top, OPTIONS)
+    assert all(FLOOR <= value <= 0 for value in read.logprobs)
+    assert option_probability(read.logprobs)[1] is not None
+    assert read.unlisted == (() if top[1:] and top[1][0] == "B" else (1,))
+
+
+def test_a_list_that_adds_up_to_one_bounds_by_its_least_token():
+    read = read_top((("A", 0.0), *((f"t{i}", -12.0) for i in range(19))), OPTIONS)
+    assert read.logprobs[1] == -12.0 and option_probability(read.logprobs)[1] < 1
