@@ -1,6 +1,7 @@
 """What a server refuses: whether it is the account, the item, or a wait, live and in batch files."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from api_server import with_short_pauses
 from plain_server import PlainServer, chat, error
 
 from constitutional.backends import Unanswered
+from constitutional.backends.endpoint import asking
 from constitutional.backends.endpoint.backend import EndpointBackend
 from constitutional.backends.endpoint.batch_files import read_batch
 from constitutional.backends.endpoint.calls import Calls
@@ -101,12 +103,17 @@ def test_batch_answers_about_the_account_are_asked_again(tmp_path):
         json.dumps({"custom_id": key, "response": {"status_code": status, "body": body}})
         for key, (status, body) in zip(keys, told, strict=True)
     ]
-    (tmp_path / "answers.jsonl").write_text("\n".join(lines))
+    (tmp_path / "answers.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")  # with a byte-order mark
     found = read_batch(calls, tmp_path / "answers.jsonl")
     assert (found.kept, found.rejected, found.unused) == (1, 1, {"not answered": len(UNPAID)})
     (why,) = calls.refused(backend.model, keys).values()
     assert why.kind == "too_long"
     assert len(calls.noted(waiting=True)) == len(UNPAID)
+
+
+def test_pauses_stay_finite_however_many_attempts_were_made():
+    state = SimpleNamespace(attempt_number=1030, outcome=SimpleNamespace(exception=lambda: None))
+    assert 0 < asking._pause(state) <= asking.LONGEST_PAUSE
 
 
 def test_milliseconds_that_cannot_be_read_hide_no_seconds():

@@ -230,6 +230,7 @@ def _limiter(most: float) -> Any:
 
 def _pause(state: Any) -> float:
     """Between half and the whole of a pause that doubles, and never less than the server asks for."""
-    whole = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (state.attempt_number - 1))
+    doubled = min(state.attempt_number - 1, 30)  # a patience of days has attempts beyond what a float holds
+    whole = min(LONGEST_PAUSE, FIRST_PAUSE * 2**doubled)
     fault = state.outcome.exception()
     return float(max(getattr(fault, "retry_after", 0.0), whole * random.uniform(0.5, 1.0)))

@@ -9,6 +9,7 @@ path, as these services want it. Answers pass the same checks as those of live c
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,9 @@ def _answer(found: dict[str, Any], request: dict[str, Any]) -> Answered:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
-            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            for number, line in enumerate(file, start=1):
+                told = line.removeprefix(BOM_UTF8) if number == 1 else line  # editors of Windows put it there
+                if told.strip():
+                    yield number, told
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
