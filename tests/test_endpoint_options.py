@@ -14,10 +14,11 @@ from constitutional.backends.endpoint.backend import EndpointBackend
 from constitutional.backends.endpoint.options import FLOOR, read_top
 from constitutional.errors import BackendError
 from constitutional.feedback.options import option_probability
-from constitutional.records import user
+from constitutional.records import assistant, user
 from constitutional.settings import EndpointSettings
 
 JUNK = tuple((f"t{i}", -9.0) for i in range(17))
+LISTED = ((" A", -0.1), (" B", -3.0))
 OPTIONS = (" A", " B")
 QUESTIONS = [(user("first"),), (user("second"),)]
 
@@ -80,3 +81,11 @@ def test_log_probabilities_stay_finite(top):
 def test_a_list_that_adds_up_to_one_bounds_by_its_least_token():
     read = read_top((("A", 0.0), *((f"t{i}", -12.0) for i in range(19))), OPTIONS)
     assert read.logprobs[1] == -12.0 and option_probability(read.logprobs)[1] < 1
+
+
+def test_llamacpp_tells_of_a_completions_tokens_in_the_form_of_chats():
+    listed = {"content": [{"token": " A", "top_logprobs": [{"token": t, "logprob": v} for t, v in LISTED]}]}
+    choice = {"text": " A", "finish_reason": "length", "logprobs": listed}
+    with PlainServer(lambda path, body: (200, {"model": "m", "choices": [choice]})) as server:
+        (found,) = likelihoods(server, OPTIONS, [(assistant("The answer is:"),)])
+        assert found.logprobs == pytest.approx((-0.1, -3.0))

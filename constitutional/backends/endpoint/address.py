@@ -6,12 +6,15 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from constitutional.errors import ConfigError, one_line
 
 EXAMPLE = "openai:MODEL@BASE_URL, such as openai:my-model@http://127.0.0.1:8000/v1"
 OPENAI_HOST = "api.openai.com"
+
+TELLING = 16
+"""Characters from which on a key is no word: shorter ones, such as `x` or `token`, stand in honest answers."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def parse_address(rest: str) -> Address:
     model, at, url = rest.rpartition("@")
     if "://" in model:
         raise ConfigError(f"openai: a base URL must not hold a user name or a password: keys come from the {_WHERE}")
-    parts = urlsplit(url) if re.match(r"https?://[^/?#\s]", url) else None
+    parts = _parts(url) if re.match(r"https?://[^/?#\s]", url) else None
     if not at or not model or parts is None or not parts.hostname or not url.isprintable() or " " in rest:
         raise ConfigError(f"unknown model spec: expected {EXAMPLE}")
     if parts.query or parts.fragment:
@@ -56,6 +59,14 @@ def parse_address(rest: str) -> Address:
     return Address(model, url.rstrip("/"))
 
 
+def _parts(url: str) -> SplitResult | None:
+    """A URL taken apart; None where it cannot be, as with half a pair of brackets."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
+
+
 _WHERE = "environment (CONSTITUTIONAL_KEY_HOST)"
 
 
@@ -64,16 +75,34 @@ def key_variable(address: Address) -> str:
     return "CONSTITUTIONAL_KEY_" + re.sub(r"[^A-Z0-9]", "_", address.host.upper())
 
 
+def is_environments(address: Address) -> bool:
+    """Whether what the environment holds for OpenAI's client may go to a server: OpenAI's, or `OPENAI_BASE_URL`'s."""
+    named = _parts(os.environ.get("OPENAI_BASE_URL", ""))
+    return address.host in (OPENAI_HOST, named.netloc.lower() if named else "")
+
+
 def api_key(address: Address) -> str | None:
     """The key for a server; None where there is none, as most servers of one's own need none.
 
     `OPENAI_API_KEY` is sent to OpenAI and to the host that `OPENAI_BASE_URL` names, and to no other: a recipe of a
     stranger cannot have it sent elsewhere.
+
+    Raises:
+        ConfigError: a header cannot hold the key. It is not repeated.
     """
-    own = os.environ.get(key_variable(address))
-    hosts = {OPENAI_HOST, urlsplit(os.environ.get("OPENAI_BASE_URL", "")).netloc.lower()}
-    found = own or (os.environ.get("OPENAI_API_KEY") if address.host in hosts else None)
-    return found.strip() or None if found else None
+    variable = key_variable(address)
+    if not os.environ.get(variable) and is_environments(address):
+        variable = "OPENAI_API_KEY"
+    key = os.environ.get(variable, "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ConfigError(f"{variable} is no key: it holds a line break, a blank or a character that no key has")
+    return key or None
+
+
+def telling_key(address: Address) -> str | None:
+    """The key, where it is so long that a text that holds it can only repeat it; None where it may be a word."""
+    key = api_key(address)
+    return key if key and len(key) >= TELLING else None
 
 
 def key_hint(address: Address) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from constitutional.backends.endpoint.address import redacted
 from constitutional.backends.endpoint.faults import Garbage, NoLogprobs, Rejected
 from constitutional.records import FinishReason, Record
 
@@ -36,10 +37,15 @@ class Answered(Record):
     fingerprint: str | None = None
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body. Raises Garbage: HTML, cut or broken JSON, NaN, another charset, not an object."""
+def parse(body: bytes, key: str | None = None) -> dict[str, Any]:
+    """The JSON object in a body, its texts freed of the key (names stay what they are, so that it is read as sent).
+
+    Raises:
+        Garbage: HTML, cut or broken JSON, NaN, another charset, not an object.
+    """
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse)
+        value = _freed(value, key) if key else value
     except UnicodeDecodeError:
         raise Garbage("the answer is not UTF-8") from None
     except (ValueError, RecursionError):
@@ -52,6 +58,14 @@ def parse(body: bytes) -> dict[str, Any]:
 
 def _refuse(constant: str) -> float:
     raise ValueError(constant)
+
+
+def _freed(value: Any, key: str) -> Any:
+    if isinstance(value, str):
+        return redacted(value, key)
+    if isinstance(value, list):
+        return [_freed(one, key) for one in value]
+    return {name: _freed(one, key) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def read_answer(found: dict[str, Any], *, chat: bool, asked: Mapping[str, Any]) -> Answered:
@@ -128,12 +142,15 @@ def _count(value: object) -> int | None:
 
 
 def _top(choice: dict[str, Any], chat: bool) -> Tokens:
-    """The first token's likeliest alternatives, that they make a distribution checked."""
+    """The first token's likeliest alternatives, that they make a distribution checked.
+
+    llama.cpp's `/completions` tells of them in the form of chats.
+    """
     given = choice.get("logprobs")
     if given is None:
         raise NoLogprobs("the answer has no log-probabilities")
     try:
-        if chat:
+        if chat or "content" in given:
             rows = [(row["token"], row["logprob"]) for row in given["content"][0]["top_logprobs"]]
         else:
             rows = list(given["top_logprobs"][0].items())

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from constitutional.activity import tell
 from constitutional.backends import Unanswered
 from constitutional.backends.endpoint import wire
-from constitutional.backends.endpoint.address import Address
+from constitutional.backends.endpoint.address import Address, telling_key
 from constitutional.backends.endpoint.answers import Answered, billed, parse, read_answer
 from constitutional.backends.endpoint.asking import Asker, Halted
 from constitutional.backends.endpoint.calls import Calls, Price
@@ -72,7 +72,7 @@ class Server:
 
     async def _find_owner(self) -> str:
         async def once(seconds: float) -> dict[str, Any]:
-            return parse(await wire.models(self._client, self._address, seconds))
+            return parse(await wire.models(self._client, self._address, seconds), telling_key(self._address))
 
         try:
             listed = await self._asker.ask(once, 0)
@@ -161,7 +161,8 @@ class Server:
         async def once(seconds: float) -> Answered:
             try:
                 body = await wire.send(self._client, self._address, request, seconds)
-                answer = read_answer(told := parse(body), chat=request.chat, asked=request.body)
+                told = parse(body, telling_key(self._address))
+                answer = read_answer(told, chat=request.chat, asked=request.body)
                 self._keep(key, answer, billed(told), worst)
                 return answer
             except (Garbage, Rejected) as fault:

@@ -1,7 +1,8 @@
 """One attempt: a body sent through the openai SDK, which is told not to retry, and the bytes that came back.
 
 The whole attempt has one time limit, so that a server which sends a byte a second holds nobody up, and a size limit.
-What the server said in a body or an error is freed of the key before anybody sees it.
+What the server said in an error is freed of the key before anybody sees it; a good body is, once it is parsed: a short
+key may be a word of it.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import Any
 
-from constitutional.backends.endpoint.address import Address, api_key, key_hint, redacted
-from constitutional.backends.endpoint.faults import Fault, Garbage, no_logprobs
+from constitutional.backends.endpoint.address import Address, api_key, is_environments, key_hint, redacted
+from constitutional.backends.endpoint.faults import Fault, Garbage, Rejected, no_logprobs
 from constitutional.backends.endpoint.refusals import TOO_LONG, brief, is_unpaid, rejection, said
 from constitutional.backends.endpoint.requests import Request
 from constitutional.errors import BackendError
 
 MAX_BODY = 8 << 20  # bytes: a thousand times the longest answer
 OVERLOADED = (429, 503, 529)
+NO_LIST = (401, 403, 501)
 PASSING = (408, 409, 425, *OVERLOADED)
 NEEDS = "models behind an API need the extra `api`: pip install 'constitutional[api]'"
+
+Meaning = Callable[[Any, Address, str | None], Exception]
+"""What an error of the SDK means, of the server at an address that was called with a key."""
 
 
 def require_extra() -> None:
@@ -40,21 +45,30 @@ def require_extra() -> None:
 def open_client(address: Address, connections: int) -> Any:
     """A client of the SDK that retries nothing and holds this server's key only.
 
+    The SDK reads headers of its own from the environment (`OPENAI_CUSTOM_HEADERS`), often a gateway's secrets: they go
+    where OPENAI_API_KEY may go, and never in our key's place.
+
     Raises:
         BackendError: the SDK is missing.
+        ConfigError: the key cannot be one.
     """
     require_extra()
     import httpx2
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+    key = api_key(address)
+    ours = {"Authorization": f"Bearer {key}"} if key else {}  # said outright, it wins over the environment's
     client = AsyncOpenAI(
-        api_key=api_key(address) or "none",
+        api_key=key or "none",
         base_url=address.base_url,
         max_retries=0,
         timeout=None,  # ours is around the whole attempt
+        default_headers=ours,
         http_client=DefaultAsyncHttpxClient(limits=limits, timeout=None),
     )
+    if not is_environments(address):
+        client._custom_headers = ours  # no argument keeps the SDK from adding them
     if address.host != "api.openai.com":
         client.organization = client.project = None  # the environment's are OpenAI's business
     return client
@@ -80,11 +94,20 @@ async def send(client: Any, address: Address, request: Request, seconds: float) 
 
 
 async def models(client: Any, address: Address, seconds: float) -> bytes:
-    """The server's list of models. Raises as `send`."""
-    return await _received(client.models.with_streaming_response.list(), address, seconds)
+    """The server's list of models. Raises as `send`, and Rejected where the server has none for us.
+
+    A key need not be allowed to list models: a bad one fails at the next call, which says so. A server that is
+    overloaded, or still loads its model, is waited for: what made it decides how all else is asked.
+    """
+    return await _received(client.models.with_streaming_response.list(), address, seconds, _unlisted)
 
 
-async def _received(opened: Any, address: Address, seconds: float) -> bytes:
+async def _received(
+    opened: Any,
+    address: Address,
+    seconds: float,
+    meaning: Callable[[Any, Address, str | None], Exception] | None = None,
+) -> bytes:
     import httpx2
     import openai
 
@@ -96,14 +119,14 @@ async def _received(opened: Any, address: Address, seconds: float) -> bytes:
                 if len(body) > MAX_BODY:
                     raise Garbage(f"the answer is longer than {MAX_BODY} bytes")
     except openai.APIStatusError as error:
-        raise _refused(error, address, key) from None
+        raise (meaning or _refused)(error, address, key) from None
     except TimeoutError:
         raise Fault(f"no whole answer within {seconds:g} s") from None
     except (openai.APIConnectionError, httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         cause = error.__cause__ or error
         reason = brief(redacted(str(cause) or type(cause).__name__, key))
         raise Fault(f"{address.host} cannot be reached, or broke off: {reason}") from None
-    return bytes(body).replace(key.encode(), b"[key]") if key else bytes(body)
+    return bytes(body)
 
 
 def _refused(error: Any, address: Address, key: str | None) -> Exception:
@@ -127,6 +150,16 @@ def _refused(error: Any, address: Address, key: str | None) -> Exception:
     if "logprob" in low and not any(sign in low for sign in TOO_LONG):
         return no_logprobs(f"openai:{address.model}")
     return rejection(told, status, "the server", shown)
+
+
+def _unlisted(error: Any, address: Address, key: str | None) -> Exception:
+    """What it means that a server gives no list of models: only a few attempts are worth a server's own fault."""
+    status = error.status_code
+    if status in NO_LIST:
+        return Rejected("no_list", f"{address.host} gives no list of models: {status}")
+    if status >= 500 and status not in OVERLOADED:
+        return Garbage(f"{address.host} gives no list of models: {status}")
+    return _refused(error, address, key)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
