@@ -231,3 +231,10 @@ def test_held_out_answers_are_as_long_as_the_evaluation_lets_them_be(tmp_path: P
         found = estimated(recipe, steps, f"evaluation.max_tokens={most}")
         read.append(sum(load.prompt_tokens for load in found if load.step == "evaluate"))
     assert read[1] - read[0] == pytest.approx(calls(found, "evaluate") * 2 * 360, rel=0.01)
+
+
+def test_a_preference_model_as_the_judge_is_no_call(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    conditioned(recipe)
+    found = estimated(recipe, "stages=[sample, gate, judge, answers, evaluate]", "judge=model:pm")
+    assert {load.step for load in found} == {"sample", "answers"}

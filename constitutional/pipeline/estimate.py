@@ -144,6 +144,8 @@ def _sample(inputs: Inputs) -> list[Asked]:
 
 def _gate(inputs: Inputs) -> list[Asked]:
     settings, principles, way = inputs.recipe.gate, inputs.taking_part("judge"), inputs.juror.way
+    if way.mode == "model":
+        return []  # a preference model is asked nothing
     by_judge = {p.ref: p for p in principles if p.ref not in inputs.checks}
     per = settings.examples_per_principle
     labelled = labelled_examples(inputs.constitution, per_principle=per, checks=True, request=way.request)
@@ -264,6 +266,8 @@ def _evaluate(inputs: Inputs) -> list[Asked]:
     systems = {"base"} | ({"sl-cai"} if inputs.runs("sft") else set()) | ({"rl-cai"} if inputs.runs("rl") else set())
     pairs = sum(set(pair) <= systems for pair in PAIRS)
     settings, prompts = inputs.recipe.evaluation, inputs.select("red_team", "heldout")
+    if inputs.juror.way.mode == "model":
+        return []
     shown = prompts[: settings.judge_limit]
     principles = [p for p in inputs.taking_part("evaluate") if p.ref not in inputs.checks]
     count = len(principles)

@@ -83,7 +83,7 @@ def whether_applies(
 def behind_options(one: Asked, *choices: Iterable[str]) -> Asked:
     """Questions behind each of which options are read: once for each choice, and what a server needs besides."""
     calls, more = len(choices), 0.0
-    if split_spec(one.spec)[0] == "openai":
+    if one.spec.startswith("openai:"):  # a preference model's spec is none of a backend
         several = [option.strip() for options in choices for option in options if not _is_token(option)]
         calls, more = calls + len(several), sum(map(len, several)) / CHARACTERS
     return one.model_copy(update={"calls": one.calls * calls, "prompt": one.prompt + more / calls})
