@@ -102,12 +102,7 @@ async def models(client: Any, address: Address, seconds: float) -> bytes:
     return await _received(client.models.with_streaming_response.list(), address, seconds, _unlisted)
 
 
-async def _received(
-    opened: Any,
-    address: Address,
-    seconds: float,
-    meaning: Callable[[Any, Address, str | None], Exception] | None = None,
-) -> bytes:
+async def _received(opened: Any, address: Address, seconds: float, meaning: Meaning | None = None) -> bytes:
     import httpx2
     import openai
 
