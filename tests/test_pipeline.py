@@ -57,12 +57,20 @@ def finished(tmp_path_factory):
     return recipe, folder / "run", run(recipe, folder / "run")
 
 
-def test_what_other_settings_made_is_not_shown_as_this_recipes(tmp_path):
+@pytest.mark.parametrize("change", ["seed", "prompts"])
+def test_what_other_settings_made_is_not_shown_as_this_recipes(tmp_path, change):
     recipe, out = write_recipe(tmp_path / "in"), tmp_path / "run"
     run(recipe, out)
     run_recipe(load_recipe(recipe), recipe, out, until="revise")
     assert open_view(out).step("evaluate") is not None  # of these very settings
-    run_recipe(load_recipe(recipe, ["seed=5"]), recipe, out, until="revise")
+    if change == "seed":
+        run_recipe(load_recipe(recipe, ["seed=5"]), recipe, out, until="revise")
+    else:
+        path = next(recipe.parent.glob("*red*.jsonl"))
+        kept = path.read_text()
+        path.write_text(kept.replace("red 0", "red 00", 1))
+        run_recipe(load_recipe(recipe), recipe, out, until="revise")
+        path.write_text(kept)
     view = open_view(out)
     assert view.step("revise") is not None and view.step("evaluate") is None and view.step("gate") is None
     assert "evaluate" not in {step.name for step in status(out).steps if step.state == "done"}

@@ -44,7 +44,8 @@ def write_lock(folder: RunFolder, inputs: Inputs) -> None:
         "git": git_commit(),
     }
     current = folder.path / "current.json"
-    if current.exists() and not _same(folder.path, settings, lock):
+    prompts = "".join(p.to_json() + "\n" for p in inputs.every_prompt)
+    if current.exists() and not _same(folder.path, settings, lock, prompts):
         write_atomic(current, "{}\n")
     write_atomic(folder.path / "run.yaml", yaml.safe_dump(settings, sort_keys=False))
     write_atomic(folder.path / "lock.json", json.dumps(lock, indent=2) + "\n")
@@ -54,17 +55,18 @@ def write_lock(folder: RunFolder, inputs: Inputs) -> None:
         write_atomic(path, constitution.to_json() + "\n")
     if identities:
         _keep_code(kept.with_name(kept.stem + CHECKS_SUFFIX), identities)
-    write_atomic(folder.path / "prompts.jsonl", "".join(p.to_json() + "\n" for p in inputs.every_prompt))
+    write_atomic(folder.path / "prompts.jsonl", prompts)
 
 
-def _same(path: Path, settings: dict[str, object], lock: dict[str, object]) -> bool:
+def _same(path: Path, settings: dict[str, object], lock: dict[str, object], prompts: str) -> bool:
     """Whether a run folder was last run under this recipe, whichever of its steps, and all that it resolves to."""
     try:
         before = yaml.safe_load((path / "run.yaml").read_bytes())
         locked = json.loads((path / "lock.json").read_bytes())
+        asked = (path / "prompts.jsonl").read_text("utf-8")
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    if not isinstance(before, dict) or not isinstance(locked, dict):
+    if not isinstance(before, dict) or not isinstance(locked, dict) or asked != prompts:
         return False
     others = {"stages", *_UNLOCKED}
     return all(
