@@ -2,10 +2,11 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
-from recipes import write_recipe
+from recipes import run_again, write_recipe
 from test_modes_run import DRAW, REPLIES
 from test_pipeline import run
 from tiny_model import save_tiny_model
@@ -136,6 +137,19 @@ def test_a_conditioned_model_learns_opinions_as_the_labels_read_them(recipe: Pat
         assert any(abs(p - 0.5) > 0.1 for p in raw.values())
     for preference in cited[:4]:
         assert problems(trace(tmp_path / "run", preference.id)) == []
+
+
+def test_evaluation_asks_a_conditioned_model_as_principles_weigh_now(recipe: Path, tmp_path: Path) -> None:
+    """As the reward does: RL and its evaluation would go by different weights else."""
+    folder = tmp_path / "in"
+    shutil.copytree(recipe.parent, folder)
+    stages = "stages=[revise, helpful, sample, gate, judge, label, pm, answers, evaluate]"
+    sets = (*SETS, stages, "evaluation.max_tokens=6", f"pm={{conditioned: true, {TRL}}}")
+    run_again(folder / recipe.name, tmp_path / "run", *sets)
+    constitution = folder / "constitution.yaml"
+    constitution.write_text(constitution.read_text().replace("    title: ", "    weight: 50\n    title: ", 1))
+    again = {step.name: step.reused for step in run_again(folder / recipe.name, tmp_path / "run", *sets).steps}
+    assert again["pm"] and again["answers"] and not again["evaluate"]
 
 
 def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path, tmp_path: Path) -> None:
