@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from constitutional.errors import RunError
+from constitutional.pipeline.shared import share
 from constitutional.records import canonical_json
 from constitutional.runs import RunFolder, open_run, read_log, write_atomic
 
@@ -65,6 +68,26 @@ def test_a_run_folder_has_one_holder_and_is_free_after_close(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=f"cannot write {tmp_path / 'file'}"):
         open_run(tmp_path / "file")
+
+
+def test_folders_of_one_store_have_one_holder(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    one, other = share(store, "arms/one"), share(store, "arms/other")
+    with open_run(store), open_run(one), open_run(other):  # as a loop does
+        assert elsewhere(one) == elsewhere(other) == elsewhere(store) == 1
+    with open_run(one):
+        assert elsewhere(other) == elsewhere(store) == 1
+        assert json.loads((store / ".holder.json").read_text())["pid"] == os.getpid()
+    assert elsewhere(one) == elsewhere(other) == elsewhere(store) == 0
+    assert not list(store.rglob(".holder.json"))
+
+
+def elsewhere(folder: Path) -> int:
+    """How another process ends that opens the folder: with 1 where it is refused by the name of its holder."""
+    code = "import sys, pathlib, constitutional.runs as r; r.open_run(pathlib.Path(sys.argv[1])).close()"
+    child = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert child.returncode == 0 or f"in use by pid {os.getpid()}" in child.stderr, child.stderr
+    return child.returncode
 
 
 def test_equal_settings_have_equal_keys_whatever_their_order(run: RunFolder) -> None:

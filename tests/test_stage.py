@@ -258,3 +258,26 @@ def test_a_stage_without_chunks_keeps_what_an_interrupted_attempt_left_unless_it
     assert list(result.manifest.outputs) == ["model/deep/weights"]
     with pytest.raises(RunError, match=r"stage sft has no data\.jsonl"):
         result.records(Answer)
+
+
+@pytest.mark.parametrize("harm", ["another", "gone"])
+def test_nothing_is_made_from_a_file_that_is_not_the_one_that_was_made(run: RunFolder, harm: str) -> None:
+    trained = run.stage(1, "sft", {})
+    (trained.folder / "sl-cai").mkdir()
+    weights = trained.folder / "sl-cai" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    trained.finish(outputs=["sl-cai"])
+    result = trained.result()
+    assert result is not None and not result.fresh
+    later, sound = run.stage(2, "pm", {}, {"sft": result}), run.stage(2, "pm", {"seed": 1}, {"sft": result})
+    sound.folder.joinpath("x").write_text("x")
+    assert sound.finish(outputs=["x"]).fresh
+    if harm == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(b"WEIGHTS")
+    told = r"cannot read .*model\.safetensors" if harm == "gone" else r"sl-cai/model\.safetensors: not the file .*delete"
+    with pytest.raises(RunError, match=told):
+        assert later.folder
+    assert not (run.path / "stages" / "02-pm" / later.key).exists()
+    assert sound.result() is not None  # what is finished stays

@@ -37,7 +37,7 @@ from constitutional.pipeline.rounds import check_rounds
 from constitutional.pipeline.training_steps import pm_step, rl_step, sft_step
 from constitutional.pipeline.watching import check_watch
 from constitutional.runs import RunFolder, StageResult, load_result, write_atomic
-from constitutional.runs.manifest import Manifest, now, package_versions
+from constitutional.runs.manifest import Manifest, package_versions
 from constitutional.settings import Recipe
 
 Step = Callable[[Context, Done, int], StageResult]
@@ -124,10 +124,10 @@ def run_steps(ctx: Context, until: str | None, fail_on_error: float | None = Non
     outcomes: list[StepOutcome] = []
     for name in chosen_steps(ctx.recipe, until):
         ctx.display.stage(name)
-        begun, number = now(), list(STEPS).index(name) + 1
+        number = list(STEPS).index(name) + 1
         ctx.folder.engine.enter(name, number, done)
         result = STEPS[name](ctx, done, number)
-        reused = result.manifest.ended < begun
+        reused = not result.fresh
         done[name] = result
         outcomes.append(StepOutcome(name, result, reused))
         manifest = result.manifest

@@ -12,7 +12,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,28 +46,32 @@ __all__ = [
 
 _HOLDER = ".holder.json"
 _PATIENCE = 0.5  # seconds a refused process waits for the holder to have written its name
+_held: set[Path] = set()
+"""The folders this process holds: a loop holds the store while it runs rounds in folders of it."""
 
 
 def open_run(path: Path) -> RunFolder:
     """Creates the folder when absent and locks it for this process until `close`, or until the process dies.
 
+    A folder that shares the stages of a store (`pipeline.shared`) is held with that store: two processes in two such
+    folders would remove each other's stages.
+
     Raises:
         RunError: another process holds the folder (within a second, naming its pid, host and start), or it cannot be
             written.
     """
-    try:
-        for folder in ("stages", "models", "evaluation"):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-        write_atomic(path / _HOLDER, json.dumps(holder) + "\n")
-    except BaseException:
-        lock.release()
-        raise
-    return RunFolder(path, lock)
+    with ExitStack() as stack:
+        try:
+            for folder in ("stages", "models", "evaluation"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            store = (path / "stages").resolve().parent
+            if store != path.resolve() and store not in _held:
+                stack.enter_context(_holding(store))
+            stack.enter_context(_holding(path))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        held = stack.pop_all()
+    return RunFolder(path, held)
 
 
 def follow_run(path: Path) -> RunFolder:
@@ -87,11 +92,11 @@ def read_run(path: Path, take: Take) -> RunFolder:
 class RunFolder:
     """A run folder, held by this process unless it came from `read_run`; a context manager."""
 
-    def __init__(self, path: Path, lock: filelock.BaseFileLock | None, take: Take | None = None) -> None:
+    def __init__(self, path: Path, held: ExitStack | None, take: Take | None = None) -> None:
         self.path = path
         self.engine: Engine = Here()
         """What makes the chunks of its stages."""
-        self._lock, self._take = lock, take
+        self._held, self._take = held, take
 
     def __enter__(self) -> Self:
         return self
@@ -101,9 +106,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Gives the folder free."""
-        if self._lock is not None and self._lock.is_locked:
-            (self.path / _HOLDER).unlink(missing_ok=True)
-            self._lock.release()
+        if self._held is not None:
+            self._held.close()
 
     @property
     def ledger_path(self) -> Path:
@@ -153,6 +157,21 @@ class RunFolder:
 
         if leads():
             drop_lines(self.path / "metrics.jsonl", redone)
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[None]:
+    """Holds a folder for this process and says so in it."""
+    lock, place = _lock(path), path.resolve()
+    try:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+        write_atomic(path / _HOLDER, json.dumps(holder) + "\n")
+        _held.add(place)
+        yield
+        (path / _HOLDER).unlink(missing_ok=True)
+    finally:
+        _held.discard(place)
+        lock.release()
 
 
 def _lock(path: Path) -> filelock.BaseFileLock:

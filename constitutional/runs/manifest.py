@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -59,6 +59,8 @@ class StageResult:
 
     folder: Path
     manifest: Manifest
+    fresh: bool = field(default=False, compare=False)
+    """Whether this process has just made it; of the processes of a launch, the leading one."""
 
     @property
     def key(self) -> str:
@@ -83,9 +85,34 @@ class StageResult:
         if name not in self.manifest.outputs:
             raise RunError(f"stage {self.manifest.stage} has no {name}: {self.folder}")
         records = [_parsed(path, number, row, record_type) for number, row in read_rows(path)]
-        if file_digest(path) != self.manifest.outputs[name]:
-            raise RunError(f"{path}: not the file its manifest names (sha256 differs); delete {self.folder} to redo it")
+        self._same(name, file_digest(path))
         return records
+
+    def verify(self) -> None:
+        """Compares every file of the stage, models too, with the manifest; a file that has not changed is read once.
+
+        Raises:
+            RunError: a file is gone, or is not the one the manifest names.
+        """
+        for name in self.manifest.outputs:
+            path = self.folder / name
+            try:
+                stamp = path.stat()
+                found = _digest_of(path, stamp.st_size, stamp.st_mtime_ns, stamp.st_ino)
+            except OSError as error:
+                raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+            self._same(name, found)
+
+    def _same(self, name: str, found: str) -> None:
+        if found != self.manifest.outputs[name]:
+            path = self.folder / name
+            raise RunError(f"{path}: not the file its manifest names (sha256 differs); delete {self.folder} to redo it")
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:  # noqa: ARG001
+    """The sha256 of a file that is as it was, by what the file system says of it."""
+    return file_digest(path)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -73,6 +73,7 @@ class Stage:
         self._clock = time.monotonic()
         self._engine, self._take = engine or Here(), take
         self._kept: dict[str, str] = {}
+        self._results, self._verified = tuple(inputs.values()), False
 
     def result(self) -> StageResult | None:
         """The finished result, or None when it is absent, lacks a file or was made from an older build of an input.
@@ -93,9 +94,19 @@ class Stage:
     def folder(self) -> Path:
         """The folder to work in. Whatever is stale in it is removed first; what an interrupted attempt left is kept.
 
-        Of several processes the leading one sees to that, before it calls the others.
+        What it is to be made from is what its manifests name, to the byte. Of several processes the leading one sees
+        to all that, before it calls the others.
+
+        Raises:
+            RunError: it cannot be written, or a file of an input is not the one that was made.
         """
-        if leads() and self.result() is None and (self._note() is None or (self._path / MANIFEST).exists()):
+        if not leads() or self.result() is not None:
+            return self._path
+        if not self._verified:
+            for result in self._results:
+                result.verify()
+            self._verified = True
+        if self._note() is None or (self._path / MANIFEST).exists():
             try:
                 if self._path.exists():
                     shutil.rmtree(self._path)
@@ -230,7 +241,7 @@ class Stage:
         )
         write_atomic(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
         self._tidy()
-        return StageResult(folder, manifest)
+        return StageResult(folder, manifest, fresh=True)
 
     def _tidy(self) -> None:
         """Removes what only an unfinished stage needs; the note goes last, so an interrupted tidying is resumed."""
