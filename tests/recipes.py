@@ -30,6 +30,17 @@ PRINCIPLE = """
     examples:
 """
 
+CHECK = """\
+  - id: whole
+    version: 1.0.0
+    title: Whole
+    check: constitutional.checks:complete
+    examples:
+      - {prompt: p, better: "It is so.", worse: "It is the"}
+      - {prompt: q, better: "It was so.", worse: "It was a"}
+"""
+"""One more principle for the constitution, which code judges by."""
+
 RECIPE = """
 name: tiny
 constitution: constitution.yaml

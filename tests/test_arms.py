@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from constitutional.audit.index import record_id
 from constitutional.audit.trace import problems, trace
 from constitutional.cli.app import app
 from constitutional.config import load_recipe
-from constitutional.errors import ConfigError, DataError, TrainingError
+from constitutional.errors import ConfigError, DataError, RunError, TrainingError
 from constitutional.pipeline import run_arms, run_recipe
 from constitutional.runs import load_result
 from constitutional.training.rows import PreferenceRow
@@ -91,6 +92,21 @@ def test_every_arm_learns_from_as_much_over_the_same_prompts(finished: tuple[Pat
     assert {row.weight for row in mixed if row.source == "human"} == {2.0}
     # a hybrid's rows are among those of the other two
     assert {r.comparison_id for r in mixed} <= {r.comparison_id for a in ("rlhf", "rlaif") for r in rows_of(out, a)}
+
+
+def test_arms_go_on_under_another_constitution_where_it_is_accepted(recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(recipe.parent, tmp_path / "in")
+    own, out = tmp_path / "in" / recipe.name, tmp_path / "run"
+    command = ["compare-arms", str(own), "--judge", JUDGE, "--out", str(out), "--arms", "rlhf,rlaif"]
+    command += [part for one in SETS for part in ("--set", one)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    constitution = own.with_name("constitution.yaml")
+    constitution.write_text(constitution.read_text().replace("more kind?", "kinder?"))
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, RunError)
+    (name,) = re.findall(r"--accept-constitution (\S+)", str(refused.exception))
+    assert CliRunner().invoke(app, [*command, "--accept-constitution", name]).exit_code == 0
+    assert CliRunner().invoke(app, command).exit_code == 0  # it is theirs now
 
 
 def test_what_arms_share_is_done_once_and_all_is_reused(finished: tuple[Path, Arms], recipe: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipes import write_recipe
+from recipes import CHECK, write_recipe
 from test_modes_run import write as write_graded
 from tiny_model import save_tiny_model
 
@@ -19,14 +19,6 @@ from constitutional.pipeline.estimate import Load, estimate
 from constitutional.pipeline.inputs import load_inputs
 from constitutional.training.rows import RlResult
 
-CHECK = """  - id: whole
-    version: 1.0.0
-    title: Whole
-    check: constitutional.checks:complete
-    examples:
-      - {prompt: p, better: "It is so.", worse: "It is the"}
-      - {prompt: q, better: "It was so.", worse: "It was a"}
-"""
 STEPS = "stages=[sample, gate, judge]"
 ALL = "judging.principles_per_comparison=all"
 PAIRS = 10

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from recipes import CHECK
 from test_modes_run import write
 from tiny_model import save_tiny_model
 
@@ -33,14 +34,6 @@ SETS = (
     "pm={heldout: 0.3, trl: {max_steps: 1, learning_rate: 0.01}}",
 )
 SMALL = "steps: 1, generations: 2, prompts_per_step: 2, max_tokens: 4"
-CHECK = """  - id: whole
-    version: 1.0.0
-    title: Whole
-    check: constitutional.checks:complete
-    examples:
-      - {prompt: p, better: "It is so.", worse: "It is the"}
-      - {prompt: q, better: "It was so.", worse: "It was a"}
-"""
 
 
 @pytest.fixture(scope="module")

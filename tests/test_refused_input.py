@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from test_cli_authoring import FILE
 from typer.testing import CliRunner
 
 from constitutional.cli.app import app
+from constitutional.constitution import load_constitution
 from constitutional.errors import ConstitutionalError
 from constitutional.resources import packaged
 
-GOOD = """\
-id: mine
-version: 1.0.0
-title: Mine
-principles:
-  - id: kind
-    version: 1.0.0
-    title: Kind
-    comparison_request: Which is kinder?
-    examples:
-      - {prompt: Hi, better: Hello., worse: Go away.}
-"""
+GOOD = FILE.replace("    phases: [judge]\n", "")
 
 
 def refused(*words: str) -> str:
@@ -51,6 +43,36 @@ def test_what_would_say_nothing_is_refused(tmp_path: Path, line: str, said: str)
     path.write_text(GOOD + line)
     found = refused("validate", str(path))
     assert said in found and "mine.yaml:" in found
+
+
+def test_a_pack_that_is_not_there_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "elsewhere" / "mine.yaml"
+    shutil.copytree(packaged("prompts") / "chat", path.parent / "own")
+    path.write_text(GOOD + "template_pack: chatt\n")
+    lines = len(path.read_text().splitlines())
+    found = refused("validate", str(path))
+    assert f"mine.yaml:{lines}:" in found and "template_pack: no template pack 'chatt' (did you mean 'chat'?)" in found
+    for known in ("chat", "own"):  # a shipped one, and one beside the file
+        path.write_text(GOOD + f"template_pack: {known}\n")
+        assert CliRunner().invoke(app, ["validate", str(path)]).exit_code == 0
+    (path.parent / "own" / "judge.j2").write_text("{{ nothing }}")
+    assert "judge.j2:1:" in refused("validate", str(path))
+
+
+def test_what_would_turn_text_on_a_terminal_is_shown_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD.replace("title: Kind", r'title: "Güte\u202eKind\nund"'))
+    shown = CliRunner().invoke(app, ["show", str(path)]).output
+    assert r"\u202e" in shown.lower() and "\u202e" not in shown
+    assert load_constitution(str(path)) == load_constitution(str(write(tmp_path / "again.yaml", shown)))
+    path.write_text(GOOD.replace("title: Kind", r'title: "Güte\nKind"'))
+    assert "Güte" in CliRunner().invoke(app, ["show", str(path)]).output
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
 
 
 def test_a_shipped_constitution_is_not_raised_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

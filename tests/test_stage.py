@@ -276,8 +276,8 @@ def test_nothing_is_made_from_a_file_that_is_not_the_one_that_was_made(run: RunF
         weights.unlink()
     else:
         weights.write_bytes(b"WEIGHTS")
-    told = r"cannot read .*model\.safetensors" if harm == "gone" else r"sl-cai/model\.safetensors: not the file .*delete"
-    with pytest.raises(RunError, match=told):
+    told = {"gone": r"cannot read .*model\.safetensors", "another": r"sl-cai/model\.safetensors: not the file .*delete"}
+    with pytest.raises(RunError, match=told[harm]):
         assert later.folder
     assert not (run.path / "stages" / "02-pm" / later.key).exists()
     assert sound.result() is not None  # what is finished stays

@@ -9,8 +9,8 @@ import typer
 
 from constitutional import __version__
 from constitutional.cli import arms, auditing, authoring, drafting, labelling, pairs, scaling, testing
-from constitutional.cli.authoring import AsJson
 from constitutional.cli.ledger import ledger
+from constitutional.cli.options import Accept, AsJson, Budget, Limit, Out, Prompts, RecipeFile, RunPath, Sets, Show
 from constitutional.cli.scaling import Address, EngineName, Shards, Threads, WorkerCount, chosen_engine, with_threads
 
 app = typer.Typer(
@@ -24,22 +24,6 @@ models = typer.Typer(no_args_is_help=True, help="Models: list and fetch the embe
 app.add_typer(models, name="models")
 app.add_typer(ledger, name="ledger")
 
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")]
-RunPath = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME when not given.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
-Limit = Annotated[int | None, typer.Option(help="At most this many training prompts of each kind.", min=1)]
-Prompts = Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")]
-Show = Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")]
-Accept = Annotated[
-    str | None,
-    typer.Option(
-        "--accept-constitution", help="Go on in a folder made under another constitution: the new id@version."
-    ),
-]
-Budget = Annotated[
-    float | None, typer.Option(help="US dollars that calls to servers may cost, earlier attempts included.", min=0)
-]
 MayFail = Annotated[
     float | None, typer.Option("--fail-on-error", help="Stop when more than this share of a step fails.", min=0, max=1)
 ]

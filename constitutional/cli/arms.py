@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from constitutional.cli.options import Accept, Budget, Limit, Prompts, RecipeFile, Sets, Show
 from constitutional.cli.scaling import Threads, with_threads
 
 
 def compare_arms(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")],
+    recipe: RecipeFile,
     judge: Annotated[
         str, typer.Option("--judge", help="Who compares the arms, and makes no arm's labels: a model, or model:FOLDER.")
     ],
@@ -24,13 +25,12 @@ def compare_arms(
         int | None, typer.Option("--rows", help="Preferences each arm learns from; as many as all have.", min=2)
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder; runs/NAME-arms when not given.")] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many training prompts of each kind.", min=1)] = None,
-    prompts: Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")] = None,
-    display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
-    budget: Annotated[float | None, typer.Option(help="US dollars that calls to servers may cost.", min=0)] = None,
+    sets: Sets = None,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    display: Show = "auto",
+    accept_constitution: Accept = None,
+    budget: Budget = None,
     threads: Threads = None,
 ) -> None:
     """Compare RLHF, RLAIF and both: same prompts, as many preferences, as many steps; one table with intervals.
@@ -57,6 +57,7 @@ def compare_arms(
             judge=judge,
             rows=rows,
             display=shown,
+            accept_constitution=accept_constitution,
             budget=budget,
         )
     typer.echo(render_arms(found))

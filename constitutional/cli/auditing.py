@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from constitutional.cli.authoring import AsJson
+from constitutional.cli.options import AsJson, Show
 from constitutional.cli.scaling import Threads
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def diff_command(
     as_json: AsJson = False,
     resamples: Draws = 1000,
     seed: Seed = 0,
-    display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
+    display: Show = "auto",
     threads: Threads = None,
 ) -> None:
     """Judge a run's comparisons again under the principles a new constitution changes, and say what that changes.

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from constitutional.cli.options import AsJson
+
 Name = Annotated[str, typer.Argument(help="A file, or the name of a packaged constitution.", metavar="CONSTITUTION")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ShotsFormat = Annotated[
     str | None, typer.Option("--few-shots-format", help="Their format, where it does not follow from --format.")
 ]

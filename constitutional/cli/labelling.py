@@ -8,25 +8,18 @@ from typing import Annotated
 
 import typer
 
-from constitutional.cli.authoring import AsJson
+from constitutional.cli.options import Accept, AsJson, Limit, Out, Prompts, RecipeFile, Sets, Show
 from constitutional.display import printable
 
 
 def label(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE")],
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME when not given.")] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many training prompts of each kind.", min=1)] = None,
-    prompts: Annotated[str | None, typer.Option(help="Red-team prompts: a jsonl(.gz) file or hub data set.")] = None,
-    display: Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")] = "auto",
-    accept_constitution: Annotated[
-        str | None,
-        typer.Option(
-            "--accept-constitution", help="Go on in a folder made under another constitution: the new id@version."
-        ),
-    ] = None,
+    recipe: RecipeFile,
+    out: Out = None,
+    sets: Sets = None,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    display: Show = "auto",
+    accept_constitution: Accept = None,
     rule: Annotated[
         str | None, typer.Option("--rule", help="With --compare: the rule to compare, where not the recipe's.")
     ] = None,

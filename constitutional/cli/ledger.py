@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from constitutional.cli.authoring import AsJson
+from constitutional.cli.options import AsJson
 from constitutional.display import printable
 
 ledger = typer.Typer(no_args_is_help=True, help="The ledger of a run: verify, export, query. Nothing changes it.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from constitutional.cli.options import RunPath, Sets, Show
 from constitutional.cli.scaling import Address, EngineName, Shards, Threads, WorkerCount, chosen_engine, with_threads
-from constitutional.cli.testing import Judge, Seed, Show, Templates
+from constitutional.cli.testing import Judge, Seed, Templates
 
 if TYPE_CHECKING:
     from constitutional.settings import Recipe
@@ -18,7 +19,6 @@ Pairs = Annotated[str, typer.Argument(help="Labelled pairs: .jsonl(.gz), .json, 
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME-OF-PAIRS when not given.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most so many rows.", min=1)]
 Kind = Annotated[str, typer.Option("--kind", help="What the prompts are: red_team, helpful or benign.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value. Repeatable.")]
 
 
 def judge_pairs(
@@ -72,7 +72,7 @@ def judge_pairs(
 
 
 def export_judgments(
-    run_folder: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    run_folder: RunPath,
     format_name: Annotated[str, typer.Option("--format", help="annotated-pairs, icai-results or trl.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write; of icai-results, a folder.")] = None,
     original: Annotated[
@@ -104,7 +104,7 @@ def export_judgments(
 
 
 def export_revisions(
-    run_folder: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    run_folder: RunPath,
     out: Annotated[Path | None, typer.Option("--out", help="Write to this file instead of the terminal.")] = None,
 ) -> None:
     """Write a run's critiques and revisions as the samples of Bai et al. 2022 (JSON lines); what is lost is listed."""

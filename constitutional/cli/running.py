@@ -85,11 +85,12 @@ def rounds_table(folder: Path) -> str:
 
 def validate_command(path: Path) -> None:
     """Loads a recipe with everything it names, or a constitution, and says what is in it."""
-    from constitutional.config import load_recipe
+    from constitutional.config import load_recipe, resolve_path
     from constitutional.constitution import load_composed
     from constitutional.constitution.code import open_checks
     from constitutional.constitution.lock import check_lock
     from constitutional.errors import ConfigError, ConstitutionError
+    from constitutional.templates import load_pack
     from constitutional.yamlfile import load_yaml
 
     data, _ = load_yaml(path, ConfigError)
@@ -100,6 +101,11 @@ def validate_command(path: Path) -> None:
         changed = check_lock(str(path))
         if changed:
             raise ConstitutionError("\n".join(problem.line for problem in changed))
+        try:
+            load_pack(str(resolve_path(path, constitution.template_pack)))
+        except ConfigError as error:
+            place = composed.marks.get(("template_pack",), path)
+            raise ConstitutionError(f"{place}: template_pack: {error}") from error
         for note in composed.notes:
             typer.echo(f"note: {note}")
         examples = sum(len(p.examples) for p in constitution.principles)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from constitutional.cli.authoring import AsJson, Name
+from constitutional.cli.authoring import Name
+from constitutional.cli.options import AsJson, Show
 from constitutional.cli.scaling import Threads
 from constitutional.errors import ConfigError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Judge = Annotated[str, typer.Option("--judge", help="Model that judges: local:, embedded: or scripted:.")]
 Templates = Annotated[str | None, typer.Option(help="Template pack; the constitution's own when not given.")]
 Seed = Annotated[int, typer.Option(help="Recorded in every judgment; draws what is drawn.")]
-Show = Annotated[str, typer.Option("--display", help="rich, plain, none, or auto.")]
 Share = Annotated[float | None, typer.Option(help="Exit with 1 when overall accuracy is below this.", min=0, max=1)]
 Cross = Annotated[int | None, typer.Option(help="Ask about so many examples of every other principle (1).", min=0)]
 Examples = Annotated[int | None, typer.Option("--limit", help="At most so many examples per principle, split.", min=1)]

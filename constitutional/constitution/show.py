@@ -55,7 +55,9 @@ def quoted(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return str(yaml.safe_dump(value, default_style='"', allow_unicode=True, width=math.inf)).rstrip("\n")
+    # what turns or hides text on a terminal is written as its number
+    seen = value.replace("\n", " ").isprintable()
+    return str(yaml.safe_dump(value, default_style='"', allow_unicode=seen, width=math.inf)).rstrip("\n")
 
 
 def _field(indent: str, name: str, value: Any, marks: Marks, loc: Loc) -> list[str]:

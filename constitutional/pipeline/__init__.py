@@ -141,6 +141,7 @@ def run_arms(
     judge: str,
     rows: int | None = None,
     display: Display | None = None,
+    accept_constitution: str | None = None,
     budget: float | None = None,
 ) -> Arms:
     """Runs a recipe on people's preferences, on its own labels and on both, and compares what comes of it.
@@ -153,7 +154,9 @@ def run_arms(
     shown = display or Silent()
 
     def run_one(own: Inputs, folder: Path, last: str) -> tuple[StepOutcome, ...]:
-        return run_inputs(own, folder, until=last, display=shown, budget=budget).steps
+        return run_inputs(
+            own, folder, until=last, display=shown, accept_constitution=accept_constitution, budget=budget
+        ).steps
 
     steps = chosen_steps(recipe)
     return compare_arms(inputs, steps, run_folder, run_one, arms=arms, judge=judge, rows=rows, display=shown)

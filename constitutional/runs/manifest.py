@@ -110,7 +110,7 @@ class StageResult:
 
 
 @lru_cache(maxsize=1024)
-def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:  # noqa: ARG001
+def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:
     """The sha256 of a file that is as it was, by what the file system says of it."""
     return file_digest(path)
 
