@@ -6,6 +6,7 @@ One process leads: it alone writes run folders and talks to people. Without a la
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -60,3 +61,17 @@ def told_by_leader(work: Callable[[], T]) -> T:
     torch.distributed.broadcast_object_list(told, src=0, group=group, device=torch.device("cpu"))
     torch.distributed.destroy_process_group(group)
     return told[0]  # type: ignore[return-value]
+
+
+def end_groups() -> None:
+    """Ends what joins the processes of a launch, when all they were to do together is done.
+
+    Left to the end of the process, the threads of a group on sockets abort it now and then, exit code -6 and all, and
+    the launcher takes a finished run for a failed one. Not for the way out after an error: to end a group may mean to
+    wait for a process that waits for this one.
+    """
+    if processes() > 1 and "torch" in sys.modules:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

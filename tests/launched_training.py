@@ -20,7 +20,7 @@ from fsdp_on_cpu import in_parts, with_fsdp
 from training_tasks import REWARDED, TASKS
 from transformers import GenerationMixin
 
-from constitutional.processes import leads, rank
+from constitutional.processes import end_groups, leads, rank
 from constitutional.training.checkpoints import Checkpoints
 
 calls = 0
@@ -84,3 +84,4 @@ def main(policy: Path, root: Path, tasks: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    end_groups()

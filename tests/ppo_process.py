@@ -8,7 +8,7 @@ import torch
 from rl_tasks import PROMPTS, SMALL, letters_source
 from training_tasks import watching
 
-from constitutional.processes import leads, rank
+from constitutional.processes import end_groups, leads, rank
 from constitutional.settings import PpoSettings
 from constitutional.training.ppo.stage import train_ppo
 
@@ -44,3 +44,4 @@ def main(policy: str, scorer: str, output: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_groups()

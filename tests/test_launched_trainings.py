@@ -113,9 +113,10 @@ def test_a_recipe_under_a_launcher_leaves_one_run_like_that_of_one_process(tmp_p
     recipe = write_training_recipe(tmp_path / "in")
     run_recipe(training_recipe(recipe), recipe, tmp_path / "one")
     sets = [word for value in SETS for word in ("--set", value)]
-    command = ["-m", "constitutional", "run", str(recipe), "--out", str(tmp_path / "two"), "--display", "none", *sets]
-    done = launch(*ACCELERATE, *command)
+    command = ["run", str(recipe), "--out", str(tmp_path / "two"), "--display", "none", *sets]
+    done = launch(*ACCELERATE, str(HERE / "launched_command.py"), *command)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert "a group is left open" not in done.stderr  # whose threads abort a finished process now and then
     assert done.stdout.count("report: ") == 1
     one, two = (json.loads((tmp_path / name / "current.json").read_text()) for name in ("one", "two"))
     assert one == two  # the same stages under the same keys

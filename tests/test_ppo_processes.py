@@ -6,18 +6,15 @@ Once with all weights and a critic from the policy; once with adapters, a critic
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rl_tasks import policy_folder
 from safetensors.torch import load_file
+from test_launched_trainings import HERE, TORCHRUN, launch
 from tiny_scorer import save_tiny_scorer
 
-HERE = Path(__file__).parent
 TOLERANCE = 1e-4
 
 
@@ -25,17 +22,8 @@ TOLERANCE = 1e-4
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ppo")
     policy, scorer = policy_folder(root), save_tiny_scorer(root / "scorer")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
-    for name, launcher in (("one", []), ("two", torchrun)):
-        words = [sys.executable, *launcher, str(HERE / "ppo_process.py"), str(policy), str(scorer), str(root / name)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    for name, launcher in (("one", []), ("two", TORCHRUN)):
+        done = launch(*launcher, str(HERE / "ppo_process.py"), str(policy), str(scorer), str(root / name))
         assert done.returncode == 0, done.stderr[-3000:]
     return root
 

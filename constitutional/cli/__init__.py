@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from constitutional.errors import BackendError, BudgetError, ConstitutionalError, PendingError, ShardDone
+from constitutional.processes import end_groups, leads, rank
 
 BUDGET_EXIT, PENDING_EXIT = 4, 5
 """The budget is at its end; calls wait in batch files. Both go on with the same command later."""
@@ -49,6 +50,7 @@ def main() -> None:
             error.show()
             sys.exit(int(error.exit_code))
         raise
+    end_groups()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -74,7 +76,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _leave(code: int, message: str) -> None:
     """Prints a message and leaves at once: an engine's threads may still be busy with an answer nobody waits for."""
     from constitutional.display import printable
-    from constitutional.processes import leads, rank
 
     said = message if leads() else f"process {rank()}: {message.splitlines()[0]}"  # the leading one says the rest
     print(printable(said), file=sys.stderr, flush=True)
