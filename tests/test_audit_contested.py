@@ -53,9 +53,10 @@ def test_many_equal_gaps_and_none_at_all(tmp_path: Path) -> None:
     (cell,) = show_audit([write_run(tmp_path / "position", found, same)], resamples=10).cells
     assert cell.differ.count == cell.differ.n == len(found)
     assert [row.comparison_id for row in cell.rows] == sorted(c.id for c in found)[:MOST]
-    ties = [judgment(c, ref, order, 0.5) for c in found for order in ("ab", "ba")]
-    shown = show_audit([write_run(tmp_path / "ties", found, ties)], resamples=10)
-    assert shown.cells == () and shown.comparisons == {}
+    for name, tie in (("ties", 0.5), ("rounded", 0.5 + 1e-13)):
+        ties = [judgment(c, ref, order, tie) for c in found for order in ("ab", "ba")]
+        shown = show_audit([write_run(tmp_path / name, found, ties)], resamples=10)
+        assert shown.cells == () and shown.comparisons == {}
     assert Page(drawn("audit.html.j2", audit_values(shown), AUDIT_SECTIONS)).wrong == []
 
 

@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 from constitutional.audit.measures.corpus import ATTRIBUTES, Corpus
 from constitutional.audit.measures.judges import judges_agreement
 from constitutional.audit.measures.resample import Bootstrap
+from constitutional.audit.measures.significance import _position
 from constitutional.audit.measures.table import Table, make_table
 
 
@@ -66,3 +68,10 @@ def test_masses_are_those_of_comparisons_and_not_of_whether_a_principle_applies(
     unread = [row(f"d{i}", order, None, mass=0.001, mode="applies") for i in range(10) for order in ("ab", "ba")]
     total, count = table_of(judged + unread).masses
     assert (total.sum(), count.sum()) == (pytest.approx(18.0), 20)
+
+
+@pytest.mark.parametrize("tie", [0.5, 0.5 + 1e-13, 0.5 - 1e-13])
+def test_a_tie_says_nothing_of_position(tie: float) -> None:
+    decided = [row(f"c{i}", order, p) for i in range(9) for order, p in (("ab", 0.9), ("ba", 0.2))]
+    ties = [row(f"d{i}", order, p) for i in range(30) for order, p in (("ab", 0.1), ("ba", tie))]
+    assert _position(table_of(decided + ties), 0) == (binomtest(9, 9).pvalue, 9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from constitutional.audit.measures.cells import sides
 from constitutional.audit.measures.corpus import comparison_rows
 from constitutional.audit.measures.records import Audit, Panel
 from constitutional.audit.measures.table import Table
@@ -60,9 +61,9 @@ def contested(table: Table, audit: Audit) -> tuple[Contested, ...]:
         for k, one in enumerate(subjects):
             for other in list(subjects)[k:]:
                 comparison, p, against = _shared(table, subjects[one], subjects[other])
-                sided = (p != 0.5) & (against != 0.5)
+                same = sides(p) * sides(against)
+                sided, differ = same != 0, same < 0
                 if sided.any():
-                    differ = sided & ((p > 0.5) != (against > 0.5))
                     rows = _widest(names, comparison[differ], p[differ], against[differ])
                     share = rate(int(differ.sum()), int(sided.sum()))
                     found.append(Contested(panel=number, one=one, other=other, differ=share, rows=rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from constitutional.audit.measures.cells import sides
 from constitutional.audit.measures.records import Detectable, LabelFit, LengthEffect, PValue, PValues
 from constitutional.audit.measures.table import Table
 from constitutional.statistics.multiple import benjamini_hochberg, minimum_detectable_effect
@@ -29,8 +30,8 @@ def detectable(test: str, n: int) -> tuple[Detectable, ...]:
 def _position(table: Table, subject: int) -> tuple[float, int] | None:
     """Of comparisons in which the order decides, how many go to the answer read first: half of them, by chance."""
     rows = table.cells.subject == subject
-    ab, ba = table.cells.p_ab[rows], table.cells.p_ba[rows]
-    first, second = int(((ab > 0.5) & (ba < 0.5)).sum()), int(((ab < 0.5) & (ba > 0.5)).sum())
+    ab, ba = sides(table.cells.p_ab[rows]), sides(table.cells.p_ba[rows])
+    first, second = int(((ab > 0) & (ba < 0)).sum()), int(((ab < 0) & (ba > 0)).sum())
     return _two_sided(first, first + second)
 
 
