@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from constitutional.backends.cpu import device
 from constitutional.backends.embedded import converted_folder
 from constitutional.errors import BackendError
 from constitutional.prompts import load_pairs
@@ -48,7 +49,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, dtype=torch.float32)
     network.config.pad_token_id = pad = tokenizer.pad_token_id
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    network = network.to(device()).eval()
 
     def alone(rows: list[list[int]]) -> list[float]:
         with torch.inference_mode():

@@ -21,6 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from engine_cases import machine
 
 from constitutional.backends.embedded import converted_folder
 from constitutional.backends.memory import release_memory
@@ -165,7 +166,6 @@ def main() -> None:
     except BackendError as error:
         print(f"skipped: {error}")
         return
-    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -176,9 +176,8 @@ def main() -> None:
         "generations": arguments.generations,
         "max_tokens": arguments.max_tokens,
     }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(
-        f"{device}; {arguments.steps} steps after one; a step: {arguments.prompts_per_step} prompts x "
+        f"{machine()}; {arguments.steps} steps after one; a step: {arguments.prompts_per_step} prompts x "
         f"{arguments.generations} answers of at most {arguments.max_tokens} tokens; kl {KL}, temperature "
         f"{TEMPERATURE}, seed {SEED}, else the defaults of both",
         flush=True,

@@ -45,6 +45,16 @@ def test_what_would_say_nothing_is_refused(tmp_path: Path, line: str, said: str)
     assert said in found and "mine.yaml:" in found
 
 
+def test_an_example_to_choose_wordings_on_confirms_none(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    (line,) = (line for line in GOOD.splitlines() if "better:" in line)
+    path.write_text(GOOD + line.replace("}", ", split: tuning}").replace("Hi", "Hello") + "\n")
+    assert CliRunner().invoke(app, ["validate", str(path)]).exit_code == 0
+    path.write_text(GOOD + line.replace("}", " , split: tuning}").replace("Hi", '" Hi "') + "\n")
+    found = refused("validate", str(path))
+    assert "principles.0.examples.0: stands among the tuning examples, too" in found and "mine.yaml:" in found
+
+
 def test_a_pack_that_is_not_there_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "elsewhere" / "mine.yaml"

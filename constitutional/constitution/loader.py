@@ -8,7 +8,7 @@ from constitutional.constitution.compose import Composed, compose
 from constitutional.constitution.rules import RULES
 from constitutional.constitution.source import stop_if_any
 from constitutional.errors import nearest
-from constitutional.principles import Constitution, Principle
+from constitutional.principles import Constitution, Example, Principle
 from constitutional.resources import find
 from constitutional.validation import Loc, Marks, locate
 
@@ -94,6 +94,14 @@ def _example_problems(principle: Principle, loc: Loc) -> Iterator[Problem]:
         yield from (((*here, name), "empty text") for name, text in texts.items() if _blank(text))
         if example.better.strip() == example.worse.strip() and not _blank(example.better):
             yield (*here, "worse"), "the same text as 'better': nothing to judge"
+    chosen_on = {_content(example) for example in principle.examples if example.split == "tuning"}
+    for index, example in enumerate(principle.examples):
+        if example.split == "gate" and _content(example) in chosen_on:
+            yield (*loc, "examples", index), "stands among the tuning examples, too, which must not confirm themselves"
+
+
+def _content(example: Example) -> tuple[str, ...]:
+    return tuple(text.strip() for text in (example.prompt, example.better, example.worse))
 
 
 def _blank(text: str) -> bool:
