@@ -145,7 +145,7 @@ def test_at_one_it_is_trls_own_loss(policy, moved, tmp_path):
     losses = [
         trainer.compute_loss(trainer.model, batch) for trainer, batch in zip((ours, theirs), batches, strict=True)
     ]
-    assert float(losses[0]) == pytest.approx(float(losses[1]), abs=1e-7)
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-7)
     gradients = [
         torch.autograd.grad(loss, list(trainer.model.parameters()))
         for loss, trainer in zip(losses, (ours, theirs), strict=True)
