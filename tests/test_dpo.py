@@ -17,7 +17,8 @@ from constitutional.records import user
 from constitutional.training.best_of_n import train_best_of_n
 from constitutional.training.dpo import tokenised_pairs, train_dpo
 from constitutional.training.rows import PreferenceRow
-from constitutional.training.soft_dpo import COLUMN, WEIGHT, SoftDpoTrainer, SoftPairCollator
+from constitutional.training.soft_columns import COLUMN, WEIGHT
+from constitutional.training.soft_dpo import SoftDpoTrainer, SoftPairCollator
 from constitutional.training.tokens import open_tokenizer
 
 BETA = 0.7

@@ -11,7 +11,8 @@ from trl import RewardConfig, RewardTrainer
 
 from constitutional.training.pairs import tokenised_pairs
 from constitutional.training.preference_loss import preference_loss
-from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
+from constitutional.training.soft_columns import COLUMN, WEIGHT
+from constitutional.training.soft_reward import SoftRewardTrainer
 from constitutional.training.tokens import open_tokenizer
 from constitutional.training.trl_settings import trl_config
 

@@ -16,7 +16,8 @@ from constitutional.training.agreement import agreement_by
 from constitutional.training.preference_model import agreement, tokenised_pairs, train_preference_model
 from constitutional.training.rows import PreferenceRow
 from constitutional.training.scorer import PreferenceModel, weights_digest
-from constitutional.training.soft_reward import COLUMN, SoftRewardTrainer
+from constitutional.training.soft_columns import COLUMN
+from constitutional.training.soft_reward import SoftRewardTrainer
 from constitutional.training.tokens import dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import trl_config
 

@@ -18,7 +18,8 @@ from constitutional.training.guards import OnLog, StepWatch, require_rows
 from constitutional.training.lora import lora_config
 from constitutional.training.rows import PreferenceRow, RlResult
 from constitutional.training.session import save, train, training_session
-from constitutional.training.soft_dpo import COLUMN, WEIGHT, SoftDpoTrainer, SoftPairCollator
+from constitutional.training.soft_columns import COLUMN, WEIGHT
+from constitutional.training.soft_dpo import SoftDpoTrainer, SoftPairCollator
 from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
 

@@ -9,7 +9,7 @@ from typing import Any
 from constitutional.records import Failure, short_digest
 from constitutional.training.pm_folder import answered
 from constitutional.training.rows import PreferenceRow
-from constitutional.training.soft_reward import COLUMN, WEIGHT
+from constitutional.training.soft_columns import COLUMN, WEIGHT
 from constitutional.training.tokens import dialogue_ids
 
 Pair = dict[str, Any]

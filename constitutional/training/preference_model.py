@@ -32,7 +32,8 @@ from constitutional.training.probe import FirstHead, OnFeatures, Probe, set_head
 from constitutional.training.rows import Agreement, MemberResult, PreferenceModelResult, PreferenceRow
 from constitutional.training.scorer import PreferenceModel, score_ids
 from constitutional.training.session import bare_model, in_parts, save, train, training_session
-from constitutional.training.soft_reward import COLUMN, WEIGHT, SoftRewardTrainer
+from constitutional.training.soft_columns import COLUMN, WEIGHT
+from constitutional.training.soft_reward import SoftRewardTrainer
 from constitutional.training.tokens import ControlTokens, open_tokenizer
 from constitutional.training.trl_settings import Settings, trl_config
 

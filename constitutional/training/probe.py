@@ -27,7 +27,7 @@ from constitutional.training.pairs import Pair
 from constitutional.training.resuming import quiet
 from constitutional.training.rows import Agreement
 from constitutional.training.scoring import last_states
-from constitutional.training.soft_reward import COLUMN, WEIGHT
+from constitutional.training.soft_columns import COLUMN, WEIGHT
 
 Floats = NDArray[np.float64]
 OnFeatures = Callable[[int, int], None]

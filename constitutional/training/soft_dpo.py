@@ -11,16 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.nn.functional import logsigmoid
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-COLUMN = "preference"
-"""The dataset column that holds the probability of chosen, in [0, 1]."""
-
-WEIGHT = "weight"
-"""The dataset column that holds a row's weight in the loss; absent where every weight is 1."""
+from constitutional.training.soft_columns import COLUMN, WEIGHT, with_labels
 
 
 @dataclass
@@ -29,11 +24,7 @@ class SoftPairCollator(DataCollatorForPreference):  # type: ignore[misc]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pads chosen and rejected into one batch (all chosen, then all rejected) and stacks the labels."""
-        batch: dict[str, Any] = super().torch_call(examples)
-        for column in (COLUMN, WEIGHT):
-            if column in examples[0]:
-                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
-        return batch
+        return with_labels(super().torch_call(examples), examples)
 
 
 class SoftDpoTrainer(DPOTrainer):  # type: ignore[misc]

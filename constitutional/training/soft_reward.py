@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from constitutional.training.preference_loss import preference_loss
-
-COLUMN = "preference"
-"""The dataset column that holds the probability of chosen, in [0, 1]."""
-
-WEIGHT = "weight"
-"""The dataset column that holds a row's weight in the loss; absent where every weight is 1."""
+from constitutional.training.soft_columns import COLUMN, WEIGHT, with_labels
 
 
 @dataclass
@@ -24,11 +18,7 @@ class SoftPreferenceCollator(DataCollatorForPreference):  # type: ignore[misc]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pads chosen and rejected into one batch (all chosen, then all rejected) and stacks the labels."""
-        batch: dict[str, Any] = super().torch_call(examples)
-        for column in (COLUMN, WEIGHT):
-            if column in examples[0]:
-                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float)
-        return batch
+        return with_labels(super().torch_call(examples), examples)
 
 
 class SoftRewardTrainer(RewardTrainer):  # type: ignore[misc]
