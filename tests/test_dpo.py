@@ -161,12 +161,12 @@ def test_weights_shift_the_loss_between_rows_and_not_its_size(policy, moved, tmp
     weighted = [item.model_copy(update={"weight": weight}) for item, weight in zip(ROWS, weights, strict=True)]
     trainer, examples = soft_trainer(policy, tmp_path / "all", weighted)
     assert [example[WEIGHT] for example in examples] == [0.5, 2.0, 1.0, 0.5]
-    loss = float(trainer.compute_loss(trainer.model, batch_of(trainer, moved)))
+    loss = trainer.compute_loss(trainer.model, batch_of(trainer, moved)).item()
     alone = []
     for i, item in enumerate(ROWS):
         one, plain = soft_trainer(policy, tmp_path / str(i), [item])
         assert WEIGHT not in plain[0]  # equal weights leave TRL's own loss in its place
-        alone.append(float(one.compute_loss(one.model, batch_of(one, moved))))
+        alone.append(one.compute_loss(one.model, batch_of(one, moved)).item())
     expected = sum(w * term for w, term in zip((0.5, 2.0, 1.0, 0.5), alone, strict=True)) / 4
     assert loss == pytest.approx(expected, rel=1e-6) and loss != pytest.approx(sum(alone) / 4, rel=1e-4)
     with pytest.raises(ConfigError, match="rows of different weight need labels: soft"):

@@ -82,6 +82,16 @@ def test_folders_of_one_store_have_one_holder(tmp_path: Path) -> None:
     assert not list(store.rglob(".holder.json"))
 
 
+def test_stages_on_another_disk_are_no_store(tmp_path: Path) -> None:
+    disk = tmp_path / "disk" / "stages"
+    disk.mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stages").symlink_to(disk)
+    with open_run(tmp_path / "run"):
+        assert elsewhere(tmp_path / "run") == 1
+        assert [place.name for place in disk.parent.iterdir()] == ["stages"]
+
+
 def elsewhere(folder: Path) -> int:
     """How another process ends that opens the folder: with 1 where it is refused by the name of its holder."""
     code = "import sys, pathlib, constitutional.runs as r; r.open_run(pathlib.Path(sys.argv[1])).close()"

@@ -64,8 +64,8 @@ def open_run(path: Path) -> RunFolder:
         try:
             for folder in ("stages", "models", "evaluation"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
-            store = (path / "stages").resolve().parent
-            if store != path.resolve() and store not in _held:
+            store = _store(path)
+            if store is not None and store not in _held:
                 stack.enter_context(_holding(store))
             stack.enter_context(_holding(path))
         except OSError as error:
@@ -157,6 +157,12 @@ class RunFolder:
 
         if leads():
             drop_lines(self.path / "metrics.jsonl", redone)
+
+
+def _store(path: Path) -> Path | None:
+    """The folder whose stages and ledger a run folder shares by links; None of one that has its own."""
+    stages, ledger = ((path / name).resolve().parent for name in ("stages", "ledger.sqlite"))
+    return stages if stages == ledger != path.resolve() else None
 
 
 @contextmanager
