@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from constitutional.errors import ConfigError
 from constitutional.extends import beside, extended
 from constitutional.settings import Recipe
-from constitutional.validation import Loc, Marks, validate
+from constitutional.validation import Loc, Marks, locate, validate
 from constitutional.yamlfile import load_yaml, parse_scalar, parse_yaml
 
 __all__ = ["Recipe", "load_recipe", "make_recipe", "resolve_path"]
@@ -29,9 +30,42 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: one line `file:line:col: key: message` (or `--set …: key: message`) for each thing wrong.
     """
     data, marks = _load(path, ())
+    if {"id", "title"} <= data.keys():
+        raise ConfigError(f"{path}: a constitution, where a recipe is wanted")
     for override in overrides:
         _override(data, marks, override)
-    return validate(data, marks, Recipe, ConfigError)
+    return validate(data, marks, Recipe, ConfigError, known=("extends",))
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe file, for editors. What only loading can say (files, names) is not in it."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["extends"] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        "description": "Files, relative to this one, that it is laid over; they may give what is required.",
+    }
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def placed(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
+    """A message that begins with a setting's name, behind the place that sets it; any other, or of no such place, as
+    it is.
+
+    Args:
+        message: of an error that checks of a whole recipe raise, which know no places.
+        path: the recipe.
+        overrides: as `load_recipe` got them.
+    """
+    named = re.match(r"[a-z_]+(\.[a-z_]+)*(?=: )", message)
+    if named is None:
+        return message
+    data, marks = _load(path, ())
+    for override in overrides:
+        _override(data, marks, override)
+    keys = tuple(named.group().split("."))
+    place, found = locate(marks, keys)
+    return f"{place}: {message}" if found[:1] == keys[:1] else message
 
 
 def make_recipe(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

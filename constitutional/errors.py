@@ -7,7 +7,8 @@ is not an error but a `constitutional.records.Failure`, and the run goes on.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ConstitutionalError(Exception):
@@ -96,3 +97,14 @@ def nearest(name: str, legal: Iterable[str]) -> str:
 def shortened(text: str, width: int, mark: str = "...") -> str:
     """The text in at most `width` characters; `mark` stands for what is left out at its end."""
     return text if len(text) <= width else text[: width - len(mark)] + mark
+
+
+@contextmanager
+def naming_key(key: str) -> Iterator[None]:
+    """Input errors from within begin with the setting that they are about."""
+    try:
+        yield
+    except (ConfigError, DataError, BackendError) as error:
+        if isinstance(error, BackendError) and error.retryable:
+            raise
+        raise type(error)(f"{key}: {error}") from error

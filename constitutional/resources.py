@@ -46,8 +46,12 @@ def find(kind: Kind, name: str) -> Path:
     for candidate in candidates:
         if name and _fits(kind, candidate):
             return candidate
-    reason = f" ({name} is a folder without {PACK_FILE})" if kind == "prompts" and name and _is_dir(Path(name)) else ""
-    raise ConfigError(f"no {_LABELS[kind]} '{name}'{reason}{nearest(name, known(kind))}")
+    if name and _is_dir(Path(name)):
+        lacks = f"is a folder without {PACK_FILE}" if kind == "prompts" else "is a folder: name a file in it"
+        raise ConfigError(f"no {_LABELS[kind]} '{name}' ({name} {lacks}){nearest(name, known(kind))}")
+    if kind == "constitutions" and name.endswith((".yaml", ".yml")):
+        raise ConfigError(f"{name}: no such file{nearest(Path(name).stem, known(kind))}")
+    raise ConfigError(f"no {_LABELS[kind]} '{name}'{nearest(name, known(kind))}")
 
 
 def _folders(kind: Kind) -> list[Path]:

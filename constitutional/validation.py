@@ -19,10 +19,27 @@ Marks = dict[Loc, str]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_FORMS = {r"^\d+\.\d+\.\d+$": "expected three numbers, such as 1.0.0"}
+"""What a pattern means, where its letters do not say it."""
+
+
 def validate(
-    data: Any, marks: Marks, model: type[Model], error_class: type[ConstitutionalError], under: Loc = ()
+    data: Any,
+    marks: Marks,
+    model: type[Model],
+    error_class: type[ConstitutionalError],
+    under: Loc = (),
+    known: tuple[str, ...] = (),
 ) -> Model:
-    """Plain values turned into a model, types strict; `under` is put before the keys that messages name.
+    """Plain values turned into a model, types strict.
+
+    Args:
+        data: the values.
+        marks: where they stand.
+        model: what they must be.
+        error_class: of what is raised.
+        under: put before the keys that messages name.
+        known: further legal keys at the top, which the caller has taken out already.
 
     Raises:
         error_class: one line `place: key: message` for each thing wrong.
@@ -33,7 +50,7 @@ def validate(
         # Through JSON: strict in types, yet lists may fill tuples. Strict Python input would refuse them.
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise error_class("\n".join(_lines(error, marks, model, under))) from error
+        raise error_class("\n".join(_lines(error, marks, model, under, known))) from error
 
 
 def locate(marks: Marks, loc: Loc) -> tuple[str, Loc]:
@@ -48,8 +65,11 @@ def locate(marks: Marks, loc: Loc) -> tuple[str, Loc]:
     return marks[found], found
 
 
-def _lines(error: ValidationError, marks: Marks, model: type[BaseModel], under: Loc) -> list[str]:
+def _lines(
+    error: ValidationError, marks: Marks, model: type[BaseModel], under: Loc, known: tuple[str, ...]
+) -> list[str]:
     """One line for each thing wrong; what the branches of one union say of one value is joined by "or"."""
+    listed = set[str]()
     told: dict[tuple[str, str], list[str]] = {}
     items = error.errors(include_url=False)
     for item in items:
@@ -62,11 +82,14 @@ def _lines(error: ValidationError, marks: Marks, model: type[BaseModel], under: 
             told[start, f"missing key '{item['loc'][-1]}'"] = [""]
         elif item["type"] == "extra_forbidden":
             *parents, name = found
-            told[start, f"unknown key '{name}'{nearest(str(name), _fields(model, tuple(parents)))}"] = [""]
+            hint = nearest(str(name), (*_fields(model, tuple(parents)), *(() if parents else known)))
+            told[start, f"unknown key '{name}'{'' if hint in listed else hint}"] = [""]
+            listed.add(hint)  # a list of legal keys is given once
         else:
             quote = ": quote it" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
             end = f" (got {_shown(item['input'])}{quote})"
-            told.setdefault((start, end), []).append(item["msg"].removeprefix("Value error, "))
+            wanted = _FORMS.get(item.get("ctx", {}).get("pattern"), item["msg"].removeprefix("Value error, "))
+            told.setdefault((start, end), []).append(wanted)
     return [one_line(start + " or ".join(dict.fromkeys(texts)) + end) for (start, end), texts in told.items()]
 
 

@@ -325,15 +325,18 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_the_run_with_the_resume_command(tmp_path, number, code):
+@pytest.mark.parametrize("times", [1, 6])  # `timeout` sends two
+def test_signals_end_the_run_with_the_resume_command(tmp_path, number, code, times):
     recipe = write_recipe(tmp_path / "in", delay=0.3)
     child = start("run", str(recipe), "--out", str(tmp_path / "run"))
     deadline = time.monotonic() + 20
     while not list(tmp_path.glob("run/stages/01-revise/*/chunks/0*.jsonl")):
         assert time.monotonic() < deadline and child.poll() is None
         time.sleep(0.05)
-    child.send_signal(number)
     sent = time.monotonic()
+    for _ in range(times):
+        child.send_signal(number)
+        time.sleep(0.01)
     text, _ = child.communicate(timeout=30)
     assert time.monotonic() - sent < 5 and child.returncode == code
     assert f"constitutional run {recipe} --out {tmp_path / 'run'}" in text and "Traceback" not in text

@@ -137,7 +137,7 @@ def open_view(path: Path) -> RunView:
         RunError: it is no run folder, or a file of it is damaged.
     """
     if not (path / "run.yaml").is_file():
-        what = "no run.yaml in it" if path.is_dir() else "no such folder"
+        what = "no run.yaml in it" if path.is_dir() else "a file" if path.exists() else "no such folder"
         raise RunError(f"{path} is not a run folder: {what}")
     constitution = path / "constitution.json"
     prompts = [_record(path / "prompts.jsonl", n, row, Prompt) for n, row in read_rows(path / "prompts.jsonl")]

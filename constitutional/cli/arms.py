@@ -41,14 +41,16 @@ def compare_arms(
     import json
 
     from constitutional.audit.arms import render_arms
-    from constitutional.cli.running import BAD_ITEMS_EXIT, recipe_with
+    from constitutional.cli.running import BAD_ITEMS_EXIT, placing, with_options
+    from constitutional.config import load_recipe
     from constitutional.display import open_display
     from constitutional.pipeline import run_arms
 
     given = [f"pm.human={json.dumps([{'path': path} for path in human])}"] if human else []
-    loaded = recipe_with(recipe, [*given, *with_threads(sets, threads)], limit, prompts)
+    settings = with_options([*given, *with_threads(sets, threads)], limit, prompts)
+    loaded = load_recipe(recipe, settings)
     folder = out or Path("runs") / f"{loaded.name}-arms"
-    with open_display(display) as shown:
+    with open_display(display) as shown, placing(recipe, settings):
         found = run_arms(
             loaded,
             recipe,

@@ -17,11 +17,16 @@ ShotsFormat = Annotated[
 Output = Annotated[Path | None, typer.Option("--out", help="Write to this file instead of the terminal.")]
 
 
-def schema() -> None:
-    """Print the JSON Schema of a constitution file, for editors."""
+def schema(
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="That of a recipe: every setting, with its default.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a constitution file, or of a recipe, for editors."""
+    from constitutional.config import recipe_schema
     from constitutional.constitution.source import file_schema
 
-    typer.echo(json.dumps(file_schema(), indent=2))
+    typer.echo(json.dumps(recipe_schema() if recipe else file_schema(), indent=2))
 
 
 def show(constitution: Name) -> None:

@@ -11,15 +11,20 @@ def estimate_command(
     recipe_file: Path, sets: list[str], limit: int | None, prompts: str | None, until: str | None
 ) -> None:
     """Prints the estimate of a recipe."""
-    from constitutional.cli.running import recipe_with
+    from constitutional.cli.running import placing, with_options
+    from constitutional.config import load_recipe
     from constitutional.pipeline import chosen_steps
     from constitutional.pipeline.estimate import estimate
     from constitutional.pipeline.estimate_table import render_estimate
     from constitutional.pipeline.inputs import load_inputs
+    from constitutional.pipeline.preflight import check_trainings
 
-    recipe = recipe_with(recipe_file, sets, limit, prompts)
-    inputs = load_inputs(recipe, recipe_file)
-    typer.echo(render_estimate(estimate(inputs, chosen_steps(recipe, until))))
+    sets = with_options(sets, limit, prompts)
+    recipe = load_recipe(recipe_file, sets)
+    with placing(recipe_file, sets):
+        inputs, steps = load_inputs(recipe, recipe_file), chosen_steps(recipe, until)
+        check_trainings(recipe, steps)
+        typer.echo(render_estimate(estimate(inputs, steps)))
     if recipe.rounds is not None:
         typer.echo(f"that is one round, with the held-out prompts of all; the recipe has {recipe.rounds}")
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from constitutional.display import printable
 from constitutional.processes import leads
-
-if TYPE_CHECKING:
-    from constitutional.settings import Recipe
 
 BAD_ITEMS_EXIT = 3
 """The run is complete, but some items could not be used (too long, empty): see the summary and the report."""
@@ -30,12 +29,14 @@ def run_command(
     **calling: Any,
 ) -> None:
     """Runs a recipe up to a step and prints where the report is; `calling` is for servers, as in `run_recipe`."""
+    from constitutional.config import load_recipe
     from constitutional.display import open_display
     from constitutional.pipeline import run_recipe
 
-    recipe = recipe_with(recipe_file, sets, limit, prompts)
+    sets = with_options(sets, limit, prompts)
+    recipe = load_recipe(recipe_file, sets)
     folder = out or Path("runs") / recipe.name
-    with open_display(display_mode if leads() else "none") as display:
+    with open_display(display_mode if leads() else "none") as display, placing(recipe_file, sets):
         outcome = run_recipe(
             recipe,
             recipe_file,
@@ -57,16 +58,27 @@ def run_command(
         raise typer.Exit(BAD_ITEMS_EXIT)
 
 
-def recipe_with(recipe_file: Path, sets: list[str], limit: int | None, prompts: str | None) -> Recipe:
-    """The recipe under the options of a command."""
-    from constitutional.config import load_recipe
-
+def with_options(sets: list[str], limit: int | None, prompts: str | None) -> list[str]:
+    """The settings of a command, its options for prompts among them; those written out win."""
     if limit is not None:
         kinds = ("red_team", "helpful")
         sets = [*(f"prompts.{kind}.limit={limit}" for kind in kinds), *sets]
-    if prompts is not None:
-        sets = [f"prompts.red_team.path={prompts}", *sets]
-    return load_recipe(recipe_file, sets)
+    return sets if prompts is None else [f"prompts.red_team.path={prompts}", *sets]
+
+
+@contextmanager
+def placing(recipe_file: Path, sets: Sequence[str] = ()) -> Iterator[None]:
+    """Errors from within that begin with a setting's name get the place that sets it."""
+    from constitutional.config import placed
+    from constitutional.errors import BackendError, ConfigError, DataError
+
+    try:
+        yield
+    except (ConfigError, DataError, BackendError) as error:
+        told = placed(str(error), recipe_file, sets)
+        if told == str(error) or (isinstance(error, BackendError) and error.retryable):
+            raise
+        raise type(error)(told) from error
 
 
 def evaluation_table(folder: Path) -> str:
@@ -90,9 +102,13 @@ def validate_command(path: Path) -> None:
     from constitutional.constitution.code import open_checks
     from constitutional.constitution.lock import check_lock
     from constitutional.errors import ConfigError, ConstitutionError
+    from constitutional.resources import find
     from constitutional.templates import load_pack
     from constitutional.yamlfile import load_yaml
 
+    if not path.exists():
+        with suppress(ConfigError):  # the name of a shipped constitution
+            path = find("constitutions", str(path))
     data, _ = load_yaml(path, ConfigError)
     if isinstance(data, dict) and {"id", "version", "title"} <= data.keys():
         composed = load_composed(str(path))
@@ -115,8 +131,10 @@ def validate_command(path: Path) -> None:
     from constitutional.pipeline import check_recipe
     from constitutional.pipeline.inputs import load_inputs
 
-    inputs = load_inputs(load_recipe(path), path)
-    check_recipe(inputs)
+    recipe = load_recipe(path)
+    with placing(path):
+        inputs = load_inputs(recipe, path)
+        check_recipe(inputs)
     typer.echo(
         f"{path}: recipe '{inputs.recipe.name}', constitution {inputs.constitution.ref}, "
         f"templates {inputs.pack.ref}, {len(inputs.prompts)} prompts: ok"

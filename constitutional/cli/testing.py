@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from constitutional.ledger import Ledger
     from constitutional.records import Record
 
-Judge = Annotated[str, typer.Option("--judge", help="Model that judges: local:, embedded: or scripted:.")]
+Judge = Annotated[
+    str,
+    typer.Option(
+        "--judge", help="Model that judges: embedded:NAME, local:FOLDER, openai:MODEL@URL, vllm:MODEL, scripted:FILE."
+    ),
+]
 Templates = Annotated[str | None, typer.Option(help="Template pack; the constitution's own when not given.")]
 Seed = Annotated[int, typer.Option(help="Recorded in every judgment; draws what is drawn.")]
 Share = Annotated[float | None, typer.Option(help="Exit with 1 when overall accuracy is below this.", min=0, max=1)]

@@ -129,7 +129,14 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
+        if path.is_file() and path.stat().st_size and not _is_database(path):
+            raise LedgerError(f"{path}: no ledger: not a file of SQLite") from error
         raise LedgerError(f"{path}: cannot use the ledger: {error}") from error
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:

@@ -82,7 +82,7 @@ def check_arms(inputs: Inputs, steps: Sequence[str], arms: Sequence[str], judge:
     if recipe.rl.algorithm != "dpo" and not recipe.rl.needs_preference_model:
         raise ConfigError("rl.rewards: nothing that learns from preferences rewards: all arms would be the same")
     if {"rlhf", "hybrid"} & set(chosen) and not any(source.weight for source in recipe.pm.human):
-        raise ConfigError("pm.human: names no preferences of people to learn from: --set 'pm.human=[{path: FILE}]'")
+        raise ConfigError("pm.human: names no preferences of people to learn from: give --human FILE")
     for step in ("rl", *(_AI_STEPS if recipe.label.source == "judge" else ("label",))):
         if step not in steps:
             raise ConfigError(f"stages: arms need the step '{step}', which is left out")

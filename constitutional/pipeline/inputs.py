@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from constitutional.checks import Check
 from constitutional.config import resolve_path
 from constitutional.constitution import load_composed
 from constitutional.constitution.code import open_checks
-from constitutional.errors import ConfigError, DataError, nearest
+from constitutional.errors import ConfigError, DataError, naming_key, nearest
 from constitutional.feedback.judging.ways import Way
 from constitutional.interop.pairs import LabelledPairs, read_pairs
 from constitutional.pipeline.jury import Juror, jury
@@ -200,18 +201,26 @@ def _load_prompts(settings: PromptSettings, recipe_file: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     for kind, source in sources:
         if source is not None:
-            prompts += _split_and_cut(load_prompts(str(resolve_path(recipe_file, source.path)), kind), source)
+            path = resolve_path(recipe_file, source.path)
+            with _naming_absent(f"prompts.{kind}.path", path):
+                prompts += _split_and_cut(load_prompts(str(path), kind), source)
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{settings.red_team.path}: no red-team prompt with split 'train'")
     return prompts
+
+
+def _naming_absent(key: str, path: Path) -> AbstractContextManager[None]:
+    """Of a file that is not there the setting is what is wrong; of one that is, its own lines are told."""
+    return nullcontext() if path.is_file() else naming_key(key)
 
 
 def _load_pairs(recipe: Recipe, recipe_file: Path) -> LabelledPairs | None:
     source = recipe.sample.pairs
     if source is None:
         return None
-    path = str(resolve_path(recipe_file, source.path))
-    return read_pairs(path, kind=source.kind, seed=recipe.seed, limit=source.limit)
+    path = resolve_path(recipe_file, source.path)
+    with _naming_absent("sample.pairs.path", path):
+        return read_pairs(str(path), kind=source.kind, seed=recipe.seed, limit=source.limit)
 
 
 def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
@@ -220,9 +229,11 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     Raises:
         ConstitutionalError: any of it is missing or wrong; nothing has been written then.
     """
-    composed = load_composed(str(resolve_path(recipe_file, recipe.constitution)))
+    with naming_key("constitution"):
+        composed = load_composed(str(resolve_path(recipe_file, recipe.constitution)))
     constitution, checks = composed.constitution, open_checks(composed)
-    pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
+    with naming_key("templates" if recipe.templates is not None else "template_pack"):
+        pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
     pack = pack.with_few_shots(constitution.few_shots)
     prompts = _load_prompts(recipe.prompts, recipe_file) if recipe.prompts is not None else []
     inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts), checks, _load_pairs(recipe, recipe_file))

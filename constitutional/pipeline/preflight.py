@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from constitutional.backends.endpoint.wire import require_extra
@@ -12,7 +13,7 @@ from constitutional.backends.specs import split_spec
 from constitutional.backends.tokens import require_harmless_text
 from constitutional.config import resolve_path
 from constitutional.constitution.diff import diff, summary
-from constitutional.errors import ConfigError, DataError, LedgerError, RunError, nearest
+from constitutional.errors import ConfigError, DataError, LedgerError, RunError, naming_key, nearest
 from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
@@ -54,7 +55,8 @@ def check_steps(steps: Sequence[str], *, human_preferences: bool = False, contra
     for step in steps:
         for needed in needs.get(step, ()):
             if needed not in steps and not (step == "pm" and human_preferences):
-                raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out")
+                people = ", or preferences of people (pm.human)" if step == "pm" else ""
+                raise ConfigError(f"stages: '{step}' needs '{needed}', which is left out{people}")
 
 
 def check_launch(recipe: Recipe, steps: Sequence[str]) -> None:
@@ -74,6 +76,24 @@ def check_launch(recipe: Recipe, steps: Sequence[str]) -> None:
         raise ConfigError(PPO)
     if "rl" in steps and recipe.rl.watch is not None:
         raise ConfigError(WATCH)
+
+
+def check_trainings(recipe: Recipe, steps: Sequence[str]) -> None:
+    """What the recipe hands to TRL is known there, and adapters can be had.
+
+    Raises:
+        ConfigError: a setting that TRL does not know or the recipe may not give; adapters without the package.
+    """
+    kinds = {"sft": "sft", "pm": "pm", "rl": recipe.rl.algorithm}
+    for step, settings in (("sft", recipe.sft), ("pm", recipe.pm), ("rl", recipe.rl)):
+        if step not in steps:
+            continue
+        if settings.lora is not None and find_spec("peft") is None:
+            raise ConfigError(f"{step}.lora: needs peft; install it with: pip install 'constitutional[lora]'")
+        if settings.trl:
+            from constitutional.training.trl_settings import check_passed  # costs seconds
+
+            check_passed(kinds[step], settings.trl, key=f"{step}.trl")
 
 
 def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
@@ -158,7 +178,8 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     if any(spec.partition(":")[0] in TOKENISED_HERE for spec in specs):
         require_harmless_text()
     for role in ("policy", "feedback"):
-        identify(inputs.spec(role), inputs.recipe.dtype)
+        with naming_key(role):
+            identify(inputs.spec(role), inputs.recipe.dtype)
     if any(spec.startswith("openai:") for spec in specs):
         require_extra()
     if inputs.recipe.policy_engine == "openvino":
@@ -182,7 +203,8 @@ def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
     phases: set[Phase] = {"evaluate" if step == "evaluate" else "judge" for step in steps if step in JUDGING}
     conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
     for number, juror in enumerate(inputs.jury):
-        juror.identity(inputs.recipe.dtype)
+        with naming_key("judge" if number == 0 else juror.place):
+            juror.identity(inputs.recipe.dtype)
         mode, template = juror.way.mode, TEMPLATE_OF.get(juror.way.mode)
         kind = juror.spec.partition(":")[0]
         if judging and template is not None and template not in inputs.pack.templates:

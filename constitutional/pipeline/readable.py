@@ -37,9 +37,9 @@ def unread(ctx: Inputs, reader: Reader) -> Unread:
 
     rl, tokenizer = ctx.recipe.rl, open_tokenizer(weights_of(ctx.spec("policy")))
     if reader == "rl":
-        settings = dpo.DEFAULTS | checked_fields(DPOConfig, rl.trl, key="trl")
+        settings = dpo.DEFAULTS | checked_fields(DPOConfig, rl.trl, key="rl.trl")
     else:
-        settings = preference_model.DEFAULTS | checked_fields(RewardConfig, ctx.recipe.pm.trl, key="trl")
+        settings = preference_model.DEFAULTS | checked_fields(RewardConfig, ctx.recipe.pm.trl, key="pm.trl")
     limit = int(str(settings["max_length"] or tokenizer.model_max_length))
     hard = reader == "rl" and (rl.dpo or DpoSettings()).labels == "hard"
 

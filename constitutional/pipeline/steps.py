@@ -31,6 +31,7 @@ from constitutional.pipeline.preflight import (
     check_prompts,
     check_sources,
     check_steps,
+    check_trainings,
 )
 from constitutional.pipeline.rewarding import check_rewards
 from constitutional.pipeline.rounds import check_rounds
@@ -94,6 +95,7 @@ def check_recipe(inputs: Inputs, until: str | None = None) -> None:
     contrast = inputs.recipe.sample.contrast if by_provenance else None
     check_steps(steps, human_preferences=bool(inputs.recipe.pm.human), contrast=contrast)
     check_launch(inputs.recipe, steps)
+    check_trainings(inputs.recipe, steps)
     check_sources(inputs, steps)
     check_label(inputs, steps)
     check_human_preferences(inputs, steps)

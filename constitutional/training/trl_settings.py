@@ -77,6 +77,36 @@ def trl_config(
         raise ConfigError(f"trl: {_one_line(error)}") from error
 
 
+CONFIGS = {
+    "sft": "SFTConfig",
+    "best_of_n": "SFTConfig",
+    "pm": "RewardConfig",
+    "dpo": "DPOConfig",
+    "grpo": "GRPOConfig",
+    "rloo": "RLOOConfig",
+}
+"""TRL's config of each kind of training that has a `trl:` mapping."""
+
+
+def check_passed(training: str, passed: Settings, *, key: str) -> None:
+    """What can be known of a `trl:` mapping before the training begins, which may be hours later.
+
+    Args:
+        training: of `CONFIGS`.
+        passed: the user's mapping.
+        key: what to call it in an error.
+
+    Raises:
+        ConfigError: an unknown field (with the nearest one), a value of another type, or a field that no recipe sets.
+    """
+    silence_telemetry()
+    import trl
+
+    for name in checked_fields(getattr(trl, CONFIGS[training]), passed, key=key):
+        if name in ("output_dir", "seed", *OURS):
+            raise ConfigError(f"{key}.{name}: cannot be set here: the stage sets it from its own arguments")
+
+
 def shared_batch(config_class: Any, chosen: Mapping[str, Any], processes: int) -> dict[str, int]:
     """The sizes for each of several processes, so that a step is over as many rows as it is in one process.
 

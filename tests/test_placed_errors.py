@@ -1,0 +1,144 @@
+"""What is wrong with a recipe as a whole is told with the place of the setting, before anything is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from recipes import write_recipe
+from typer.testing import CliRunner
+
+from constitutional.cli.app import app
+from constitutional.config import placed, recipe_schema
+from constitutional.errors import ConstitutionalError
+
+ROOT = Path(__file__).parents[1]
+TRAINED = "stages: [revise, helpful, sft, sample, gate, judge, label, pm, rl]\n"
+SHIPPED = [
+    *ROOT.glob("examples/*/recipe.yaml"),
+    *ROOT.glob("examples/presets/*.yaml"),
+    ROOT / "examples/03_arms/judge.yaml",
+]
+
+
+def refused(*words: str | Path) -> str:
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(found.exception, ConstitutionalError), found.output
+    return str(found.exception)
+
+
+def with_lines(folder: Path, *lines: str) -> tuple[Path, int]:
+    """The small recipe with every step and these lines at its end; the number of the last."""
+    recipe = write_recipe(folder)
+    kept = [line for line in recipe.read_text().splitlines() if not line.startswith("stages:")]
+    text = TRAINED + "\n".join([*kept, *lines]) + "\n"
+    recipe.write_text(text)
+    return recipe, text.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ("sft: {trl: {learning_rat: 1.0e-5}}",),
+            "sft.trl.learning_rat: unknown setting (did you mean 'learning_rate'?)",
+        ),
+        (("pm:", "  trl: {max_length: long}"), "pm.trl.max_length: "),
+        (("rl: {trl: {seed: 3}}",), "rl.trl.seed: cannot be set here"),
+        (("rl: {algorithm: dpo, trl: {num_generations: 3}}",), "rl.trl.num_generations: unknown setting"),
+        (("rl: {algorithm: best_of_n, trl: {betta: 3}}",), "rl.trl.betta: unknown setting"),
+    ],
+)
+def test_what_trl_does_not_know_is_told_at_once(tmp_path: Path, lines: tuple[str, ...], said: str) -> None:
+    recipe, number = with_lines(tmp_path, *lines)
+    for command in (("validate",), ("run", "--out", tmp_path / "run"), ("estimate",)):
+        assert said in (told := refused(command[0], recipe, *command[1:])) and "\n" not in told
+        assert told.startswith(f"{recipe}:{number}:"), told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("constitution: minimall", "constitution: no constitution 'minimall' (did you mean 'minimal'?)"),
+        ("constitution: nope.yaml", "constitution: nope.yaml: no such file"),
+        ("templates: chatt", "templates: no template pack 'chatt'"),
+        ("feedback: embedded:smollm", "feedback: no embedded model 'smollm'"),
+        ("judge: embedded:smollm", "judge: no embedded model 'smollm'"),
+        ("prompts: {red_team: {path: nope.jsonl}, helpful: {path: help.jsonl}}", "prompts.red_team.path: "),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_told_with_its_line(tmp_path: Path, line: str, said: str) -> None:
+    recipe = write_recipe(tmp_path)
+    name = line.partition(":")[0]
+    data = yaml.safe_load(recipe.read_text())
+    data.pop(name, None)
+    text = yaml.safe_dump(data, sort_keys=False) + line + "\n"
+    recipe.write_text(text)
+    told = refused("validate", recipe)
+    assert told.startswith(f"{recipe}:{text.count(chr(10))}:") and said in told and "\n" not in told
+
+
+def test_what_an_option_sets_has_the_option_for_its_place(tmp_path: Path) -> None:
+    recipe, _ = with_lines(tmp_path, "rl: {trl: {learning_rate: 1.0e-5}}")
+    told = refused("run", recipe, "--out", tmp_path / "run", "--set", "rl.trl.betta=1")
+    assert told.startswith("--set rl.trl.betta=1: rl.trl.betta: unknown setting")
+
+
+def test_only_messages_of_settings_get_a_place(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    for message in (
+        "no such file",
+        "prompt: nothing",
+        "judge says: no",
+        "stages: 1 is left out of it",
+        "x.jsonl: empty",
+    ):
+        own, place = placed(message, recipe), f"{recipe}:6:"
+        assert own.startswith(place) if message.startswith("stages:") else own == message
+    assert placed("stages: none", recipe, ["stages=[judge]"]) == "--set stages=[judge]: stages: none"
+
+
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    assert "constitution.yaml: a constitution, where a recipe is wanted" in refused(
+        "run", tmp_path / "constitution.yaml"
+    )
+    told = refused("validate", ROOT / "examples/04_many_gpus/ddp.yaml")
+    assert told.count("known:") == 1 and "unknown key 'num_processes'" in told
+    assert "is a file" not in refused("status", tmp_path) and f"{recipe} is not a run folder: a file" in refused(
+        "status", recipe
+    )
+    found = CliRunner().invoke(app, ["ledger", "verify", str(recipe)])
+    assert found.exit_code == 1 and f"{recipe}: no ledger: not a file of SQLite" in found.output
+    assert f"({tmp_path} is a folder: name a file in it)" in refused("lint", tmp_path)
+
+
+def test_a_shipped_constitution_is_checked_by_name() -> None:
+    found = CliRunner().invoke(app, ["validate", "minimal"])
+    assert found.exit_code == 0 and "constitution minimal@" in found.output
+    assert "nothing.yaml: cannot be read" in refused("validate", "nothing.yaml")
+
+
+def test_words_of_a_beginner(tmp_path: Path) -> None:
+    recipe, _ = with_lines(tmp_path, "extend: base.yaml")
+    assert "unknown key 'extend' (did you mean 'extends'?)" in refused("validate", recipe)
+    constitution = tmp_path / "constitution.yaml"
+    constitution.write_text(constitution.read_text().replace("version: 1.0.0", "version: '1'", 1))
+    assert 'version: expected three numbers, such as 1.0.0 (got "1")' in refused("validate", constitution)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_schema_of_recipes_fits_every_shipped_one(path: Path) -> None:
+    data = yaml.safe_load(path.read_text())
+    schema = json.loads(CliRunner().invoke(app, ["schema", "--recipe"]).output)
+    assert schema == recipe_schema()
+    Draft202012Validator.check_schema(schema)
+    checked = Draft202012Validator(schema)
+    assert not list(checked.iter_errors(data))
+    assert list(checked.iter_errors({**data, "sedd": 1})) and list(checked.iter_errors({**data, "seed": "one"}))
+    required = {name: data[name] for name in data if name not in ("constitution", "extends")}
+    assert list(checked.iter_errors(required))
