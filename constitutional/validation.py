@@ -88,7 +88,7 @@ def _lines(
         else:
             quote = ": quote it" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
             end = f" (got {_shown(item['input'])}{quote})"
-            wanted = _FORMS.get(item.get("ctx", {}).get("pattern"), item["msg"].removeprefix("Value error, "))
+            wanted = _FORMS.get(str(item.get("ctx", {}).get("pattern")), item["msg"].removeprefix("Value error, "))
             told.setdefault((start, end), []).append(wanted)
     return [one_line(start + " or ".join(dict.fromkeys(texts)) + end) for (start, end), texts in told.items()]
 
