@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -103,6 +104,22 @@ def test_a_server_s_answers_are_told_as_they_come(tmp_path: Path, monkeypatch: p
         with listening(heard.append), pytest.raises(BackendError, match="the third"):
             backend.generate([(user(f"another {i}"),) for i in range(4)], DRAW)
     assert heard == counts(4, "calls done")[:-1]
+
+
+def test_a_server_that_is_not_there_is_told_of_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("openai", "tenacity", "aiolimiter"):
+        pytest.importorskip(package)
+    from constitutional.backends.endpoint.backend import EndpointBackend
+
+    with_short_pauses(monkeypatch)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+        backend = EndpointBackend(f"m@http://{host}/v1", EndpointSettings(timeout=5.0, patience=1.0), None)
+        heard: list[str] = []
+        with listening(heard.append), pytest.raises(BackendError, match=r"within endpoint\.patience"):
+            backend.generate(ASKED, DRAW)
+    assert heard and all(f"calls done; asking again: {host} cannot be reached" in line for line in heard)
 
 
 @pytest.mark.embedded

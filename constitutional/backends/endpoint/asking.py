@@ -87,8 +87,12 @@ class Slots:
 class Asker:
     """The policy and its state for one server; lives in one event loop."""
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: EndpointSettings, trouble: Callable[[Fault], object] = lambda fault: None) -> None:
         """Prepares the limits.
+
+        Args:
+            settings: the limits.
+            trouble: is told of each attempt that no answer came to.
 
         Raises:
             BackendError: the extra `api` is missing.
@@ -96,6 +100,7 @@ class Asker:
         require_extra()
 
         self.settings, self.slots, self.halted = settings, Slots(settings.concurrency), asyncio.Event()
+        self._trouble = trouble
         self._limiters: list[tuple[Any, bool]] = []
         for most, of_tokens in ((settings.requests_per_minute, False), (settings.tokens_per_minute, True)):
             if most is not None:
@@ -137,6 +142,7 @@ class Asker:
             except Fault as fault:
                 if fault.overloaded:
                     self.slots.overloaded(began)
+                self._trouble(fault)
                 raise
             except Garbage:
                 garbage += 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import threading
 import time
 import weakref
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from constitutional.activity import tell
@@ -18,7 +18,7 @@ from constitutional.backends.endpoint.address import Address, telling_key
 from constitutional.backends.endpoint.answers import Answered, billed, parse, read_answer
 from constitutional.backends.endpoint.asking import Asker, Halted
 from constitutional.backends.endpoint.calls import Calls, Price
-from constitutional.backends.endpoint.faults import Garbage, NoLogprobs, Rejected, no_logprobs
+from constitutional.backends.endpoint.faults import Fault, Garbage, NoLogprobs, Rejected, no_logprobs
 from constitutional.backends.endpoint.requests import Request, without_item
 from constitutional.errors import BackendError, ConfigError, PendingError
 from constitutional.settings import EndpointSettings
@@ -31,6 +31,21 @@ BYTES_A_TOKEN = 3.0
 """For the tokens a minute, where it counts not to guess too low: English text has about four, Chinese three."""
 
 
+@dataclass
+class _Progress:
+    """Calls of the present `ask` that have come to an end, and all of them."""
+
+    made: int = 0
+    wanted: int = 0
+
+    def say(self, more: str = "") -> None:
+        tell(self.made, self.wanted, f"calls done{more}")
+
+    def trouble(self, fault: Fault) -> None:
+        """A server that is not there is waited for, as long as the patience lasts."""
+        self.say(f"; asking again: {fault}")
+
+
 class Server:
     """Calls one server for one model."""
 
@@ -39,7 +54,8 @@ class Server:
             raise ConfigError(f"budget: no price is known for '{address.model}': put it into a file (endpoint.prices)")
         self._address, self._settings, self._calls, self._price = address, settings, calls, price
         self._identity = address.identity
-        self._asker = Asker(settings)
+        self._progress = _Progress()
+        self._asker = Asker(settings, self._progress.trouble)
         self._client = wire.open_client(address, settings.concurrency)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=_live, args=(self._loop,), name="endpoint", daemon=True).start()
@@ -133,12 +149,14 @@ class Server:
     async def _all(self, requests: dict[str, Request]) -> dict[str, Found]:
         """Makes all calls; when one ends the run, those under way come to their end first, and are kept."""
         self._asker.halted.clear()
-        tell(0, len(requests), "calls done")
-        finished = itertools.count(1)
+        progress = self._progress
+        progress.made, progress.wanted = 0, len(requests)
+        progress.say()
 
         def ended(task: asyncio.Task[Found]) -> None:
             if not task.cancelled() and task.exception() is None:
-                tell(next(finished), len(requests), "calls done")
+                progress.made += 1
+                progress.say()
 
         tasks = [asyncio.create_task(self._one(key, request)) for key, request in requests.items()]
         for task in tasks:
