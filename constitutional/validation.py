@@ -84,7 +84,8 @@ def _lines(
             *parents, name = found
             hint = nearest(str(name), (*_fields(model, tuple(parents)), *(() if parents else known)))
             told[start, f"unknown key '{name}'{'' if hint in listed else hint}"] = [""]
-            listed.add(hint)  # a list of legal keys is given once
+            if "did you mean" not in hint:
+                listed.add(hint)  # a list of legal keys is given once
         else:
             quote = ": quote it" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
             end = f" (got {_shown(item['input'])}{quote})"

@@ -24,6 +24,11 @@ def test_the_recipe_asks_the_server_that_the_script_starts(tmp_path: Path) -> No
     said = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
     assert said[0] == "serve" and f"openai:{said[1]}@http://127.0.0.1:8000/v1" == inputs.spec("judge")
     assert said[said.index("--port") + 1] == "8000" and said[-2:] == ["--max-model-len", "4096"]
+    assert said[said.index("--host") + 1] == "127.0.0.1"
+    opened = subprocess.run(
+        command, capture_output=True, text=True, env=environment | {"LISTEN": "0.0.0.0"}, check=True
+    )
+    assert "0.0.0.0" in opened.stdout.splitlines()  # for runs on other machines, as README says
     readme = (FOLDER / "README.md").read_text()
     flags = {word for word in said if word.startswith("--")}
     for flag in ("--enable-prefix-caching", "--logprobs-mode", "--generation-config", "--max-logprobs"):
