@@ -242,7 +242,7 @@ def test_rows_that_are_counted_are_read_whole(recipe: Path, tmp_path: Path, algo
         both = [*SETS, "stages=[pm]", "rl={algorithm: dpo, trl: {max_length: 4}}"]
         again = pm(run(recipe, tmp_path / "run", *both, f"pm={{rows: {{ai: 0, human: 6}}, {people}}}"))
         assert again.folder == stage.folder
-        with pytest.raises(ConfigError, match=r"^trl\.max_length: expected int"):
+        with pytest.raises(ConfigError, match=r"^pm\.trl\.max_length: expected int"):
             run(recipe, tmp_path / "run", *both, f"pm={{rows: {{ai: 0, human: 6}}, {people.replace('100', 'true')}}}")
 
 
