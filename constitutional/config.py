@@ -49,8 +49,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def placed(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
-    """A message that begins with a setting's name, behind the place that sets it; any other, or of no such place, as
-    it is.
+    """A message that begins with a setting's name, behind the place that sets it; any other as it is.
 
     Args:
         message: of an error that checks of a whole recipe raise, which know no places.

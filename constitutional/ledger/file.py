@@ -135,8 +135,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _is_database(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
+    """Whether a file begins as SQLite's do; true of one that cannot be read, of which that is what is to be told."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return True
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
