@@ -13,6 +13,7 @@ from plain_server import PlainServer, chat
 from constitutional.backends.endpoint.backend import EndpointBackend
 from constitutional.backends.endpoint.options import FLOOR, read_top
 from constitutional.errors import BackendError
+from constitutional.feedback.judging.score import grade, superiority
 from constitutional.feedback.options import option_probability
 from constitutional.records import assistant, user
 from constitutional.settings import EndpointSettings
@@ -54,6 +55,39 @@ def test_a_question_of_which_no_option_is_listed_is_no_opinion_where_another_was
     with PlainServer(say) as server:
         first, second = likelihoods(server, OPTIONS)
         assert first.logprobs == (-math.inf, -math.inf) and second.logprobs == pytest.approx((-0.1, -3.0))
+
+
+def test_a_grade_written_digit_by_digit_has_what_follows_its_first_digit():
+    junk = [(f"t{i}", -14.0) for i in range(15)]
+
+    def say(path, body):
+        if body["messages"][-1]["role"] == "assistant":  # after the first digit
+            return chat("0", [("0", math.log(0.95)), ("\n", math.log(0.0499)), *junk])
+        first, other = ("1", "8") if "good" in str(body) else ("7", "6")
+        return chat(first, [(first, math.log(0.98)), (other, math.log(0.0199)), *junk])
+
+    with PlainServer(say) as server:
+        backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
+        asked = [(user("good"),), (user("middling"),)]
+        ten, seven = grade(asked, backend, tuple(f" {i}" for i in range(1, 11)))
+    assert ten.shares[9] == pytest.approx(0.98 * 0.95, abs=1e-3) and ten.mass == pytest.approx(1, abs=1e-3)
+    assert superiority(ten.shares, seven.shares) == pytest.approx(0.98 * 0.95 + 0.0199, abs=1e-3)
+
+
+def test_options_that_were_listed_say_nothing_of_others():
+    def say(path, body):
+        return chat("yes", (("yes", -0.1), ("no", -3.0)) if "applies" in str(body) else (("(", -0.01), *JUNK))
+
+    with PlainServer(say) as server:
+        backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
+        backend.loglikelihood([(user("applies"),)], [(" yes", " no")])
+        with pytest.raises(BackendError, match="more than one token"):
+            backend.loglikelihood(QUESTIONS, [(" (A)", " (B)")] * 2)
+
+
+def test_an_option_listed_as_next_to_impossible_makes_no_other_sure():
+    read = read_top((("A", -9999.0), ("The", -0.2), ("x", -2.0)), OPTIONS)
+    assert read.logprobs == (-math.inf, -math.inf)
 
 
 def test_where_no_option_was_ever_listed_the_run_ends():

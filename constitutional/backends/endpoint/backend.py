@@ -56,8 +56,8 @@ class EndpointBackend:
         self.model = self.address.identity
         prices = load_prices(Path(settings.prices) if settings.prices else None)
         self._server = Server(self.address, settings, calls or Calls(None), prices.get(self.address.model))
-        self._listed = False
-        """Whether any option was ever among the likeliest first tokens: then options are single tokens there."""
+        self._listed = set[tuple[str, ...]]()
+        """Sets of options of which one was ever among the likeliest first tokens: they are single tokens there."""
 
     def close(self) -> None:
         """Closes all connections."""
@@ -143,8 +143,9 @@ class EndpointBackend:
             if isinstance(answer, Answered):
                 reads[i] = read_top(answer.top, continuations[i])
         wanted = [(i, n) for i in range(len(batch)) for n in _by_tokens(i, continuations[i], tops, reads)]
-        self._listed = self._listed or any(len(read.unlisted) < len(read.logprobs) for read in reads.values())
-        bounded = reads if self._listed else {}
+        asked = [tuple(options) for options in continuations]
+        self._listed.update(asked[i] for i, read in reads.items() if len(read.unlisted) < len(read.logprobs))
+        bounded = {i for i in reads if asked[i] in self._listed}
         tails = self._tails({(i, n): (batch[i], continuations[i][n], i in bounded) for i, n in wanted}, owner)
         return [
             self._likelihood(i, d, c, tops, reads, tails)

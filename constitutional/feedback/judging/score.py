@@ -7,7 +7,7 @@ that they are equal. Two judges that differ only in how they space their grades 
 
 A grade that begins another one ("1", "10") counts only as far as it ends there: its probability is less by that of what
 would make the longer one of it. So the sum is right whether a tokenizer has a token for "10" or writes it digit by
-digit.
+digit: where a server lists no token for the longer grade, it has what makes it of the shorter one.
 """
 
 from __future__ import annotations
@@ -83,6 +83,11 @@ def grade(dialogues: Sequence[Dialogue], backend: Backend, grades: tuple[str, ..
         tokens, fault = likelihoods[row].prompt_tokens, likelihoods[row].fault
         for number, short in enumerate(begins):
             rest = likelihoods[len(fitting) + row * len(begins) + number]
+            said = (likelihoods[row].note or {}).get("unlisted")
+            for suffix, value in zip(longer[short], rest.logprobs, strict=True):
+                long = short + suffix
+                if isinstance(said, list) and long.strip() in said:  # its own reading is a bound of one token alone
+                    logprobs[long] = max(logprobs[long], logprobs[short] + value)
             ends = 1 - fsum(math.exp(value) for value in rest.logprobs)
             logprobs[short] += math.log(ends) if ends > 0 else math.nan if math.isnan(ends) else -math.inf
             tokens, fault = tokens + rest.prompt_tokens, fault or rest.fault
