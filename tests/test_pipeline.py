@@ -19,7 +19,7 @@ from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
 from constitutional.constitution import load_constitution
 from constitutional.display import Silent
-from constitutional.errors import RunError
+from constitutional.errors import LedgerError, RunError
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import run_recipe
 from constitutional.records import Comparison, Judgment, Preference, Revision
@@ -340,6 +340,22 @@ def test_signals_end_the_run_with_the_resume_command(tmp_path, number, code, tim
     text, _ = child.communicate(timeout=30)
     assert time.monotonic() - sent < 5 and child.returncode == code
     assert f"constitutional run {recipe} --out {tmp_path / 'run'}" in text and "Traceback" not in text
+
+
+def test_a_lost_ledger_is_found_though_no_step_is_current(tmp_path):
+    recipe = write_recipe(tmp_path / "in")
+    run(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run", "seed=5", until="revise")  # under other settings no judging step is current
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").glob("ledger.sqlite*")}
+    for path in kept:
+        path.unlink()
+    with pytest.raises(LedgerError, match="rows were cut off"):
+        run(recipe, tmp_path / "run")
+    for path in (tmp_path / "run").glob("ledger.sqlite*"):
+        path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert all(step.reused for step in run(recipe, tmp_path / "run").steps)
 
 
 def test_a_second_process_is_refused_with_the_holders_pid(tmp_path):

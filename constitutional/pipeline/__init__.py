@@ -33,13 +33,13 @@ from constitutional.pipeline.steps import (
     StepOutcome,
     check_recipe,
     chosen_steps,
-    current_results,
     run_steps,
 )
 from constitutional.pipeline.team import Team, leading, open_team, refuse_several, results
 from constitutional.processes import leads
 from constitutional.runs import RunFolder, follow_run, open_run
 from constitutional.runs.engine import Engine, Here
+from constitutional.runs.manifest import finished_results
 from constitutional.settings import Recipe
 
 __all__ = [
@@ -182,7 +182,7 @@ def run_inputs(
         return _join(team, inputs, run_folder)
     with leading(team), open_run(run_folder) as folder, open_ledger(folder.ledger_path) as ledger:
         check_constitution(folder.path, inputs.constitution, accept_constitution)
-        check_ledger(ledger, list(current_results(folder).values()))
+        check_ledger(ledger, finished_results(folder.path))  # any of them may be found again
         write_lock(folder, inputs)
         shown = display or Silent()
         context = Context(

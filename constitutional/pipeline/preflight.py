@@ -263,7 +263,7 @@ def check_constitution(run_folder: Path, constitution: Constitution, accepted: s
 
 
 def check_ledger(ledger: Ledger, results: Sequence[StageResult]) -> None:
-    """The ledger is whole, and is the one the finished stages wrote to.
+    """The ledger is whole, and is the one that finished stages wrote to.
 
     Raises:
         LedgerError: the first thing wrong.

@@ -144,6 +144,12 @@ def load_result(folder: Path) -> StageResult | None:
     return StageResult(folder, manifest) if complete else None
 
 
+def finished_results(run: Path) -> list[StageResult]:
+    """Every finished stage of a run folder, current or not, in the order of their folders. Needs no lock."""
+    found = (load_result(manifest.parent) for manifest in sorted(run.glob(f"stages/*/*/{MANIFEST}")))
+    return [result for result in found if result is not None]
+
+
 def _parsed(path: Path, number: int, row: dict[str, object], record_type: type[R]) -> R:
     try:
         return record_type.model_validate(row)
