@@ -1,5 +1,6 @@
 """What leaves the machine with a call: keys and headers, to whom; and what of a key may come back."""
 
+import itertools
 import json
 
 import pytest
@@ -107,10 +108,28 @@ def test_an_echoed_key_is_nowhere(monkeypatch, tmp_path):
     assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 501, 500, 502])
+@pytest.mark.parametrize("status", [401, 403, 404, 501, 500])
 def test_a_server_may_give_no_list_of_models(status):
     with PlainServer(lambda path, body: chat(), error(status, "Missing scopes: api.model.read")) as server:
         assert asked(server).text == "fine"
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_server_that_starts_anew_behind_its_gateway_is_waited_for(status, monkeypatch):
+    monkeypatch.setattr("constitutional.backends.endpoint.asking.LONGEST_PAUSE", 0.1)
+    lists = itertools.count()
+
+    class Restarting(PlainServer):
+        def _answer(self, handler, told):
+            if handler.command == "GET":
+                row = {"id": "m", "object": "model", "created": 0, "owned_by": "vllm"}
+                down = next(lists) < 9  # more often than garbage is asked for again
+                told = (status, b"<html>Bad Gateway</html>") if down else (200, {"object": "list", "data": [row]})
+            super()._answer(handler, told)
+
+    with Restarting(lambda path, body: chat()) as server:
+        backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=600.0))
+        assert backend._server.owner() == "vllm" and next(lists) == 10
 
 
 def test_a_bad_key_is_told_though_the_list_of_models_is_refused_first():

@@ -23,6 +23,8 @@ from constitutional.errors import BackendError
 
 MAX_BODY = 8 << 20  # bytes: a thousand times the longest answer
 OVERLOADED = (429, 503, 529)
+GATEWAY = (502, 504)
+"""What stands in front of a server says that it is not there, or not yet."""
 NO_LIST = (401, 403, 501)
 PASSING = (408, 409, 425, *OVERLOADED)
 NEEDS = "models behind an API need the extra `api`: pip install 'constitutional[api]'"
@@ -97,7 +99,8 @@ async def models(client: Any, address: Address, seconds: float) -> bytes:
     """The server's list of models. Raises as `send`, and Rejected where the server has none for us.
 
     A key need not be allowed to list models: a bad one fails at the next call, which says so. A server that is
-    overloaded, or still loads its model, is waited for: what made it decides how all else is asked.
+    overloaded, still loads its model, or is not there behind its gateway, is waited for: what made it decides how all
+    else is asked.
     """
     return await _received(client.models.with_streaming_response.list(), address, seconds, _unlisted)
 
@@ -152,7 +155,7 @@ def _unlisted(error: Any, address: Address, key: str | None) -> Exception:
     status = error.status_code
     if status in NO_LIST:
         return Rejected("no_list", f"{address.host} gives no list of models: {status}")
-    if status >= 500 and status not in OVERLOADED:
+    if status >= 500 and status not in (*OVERLOADED, *GATEWAY):
         return Garbage(f"{address.host} gives no list of models: {status}")
     return _refused(error, address, key)
 
