@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
+from constitutional.audit.measures.audit import _panels
 from constitutional.audit.measures.corpus import ATTRIBUTES, Corpus
 from constitutional.audit.measures.judges import judges_agreement
 from constitutional.audit.measures.resample import Bootstrap
@@ -40,6 +41,19 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
             corpus.comparisons.attributes[attribute].append(None)
         corpus.comparisons.tags.append(())
     return make_table(corpus)
+
+
+def test_a_principle_that_was_judged_and_is_checked_stands_in_a_panel_once() -> None:
+    """An author who gives a principle a check, and changes nothing else, has judgments of both under one id@version."""
+    said = [(f"c{i}", order, 0.9 if i % 2 else 0.1) for i in range(20) for order in ("ab", "ba")]
+    by_check = {"judge": "check", "mode": "check", "template_digest": "", "mass": None}
+    rows = [row(*one) for one in said] + [row(*one, **by_check) for one in said]
+    rows += [row(*one, principle="y@1.0.0") for one in said] + [
+        row(*one, principle="z@1.0.0", **by_check) for one in said
+    ]
+    (panel,) = _panels(table_of(rows), Bootstrap(20, 20, 0))
+    assert panel.principles == ("x@1.0.0", "y@1.0.0", "z@1.0.0")
+    assert panel.clusters == (panel.principles,) and len(panel.pairs) == 3
 
 
 @pytest.mark.parametrize("other", ["T0", "T2"])  # before and after the template in the alphabet

@@ -66,7 +66,7 @@ def test_keys_go_to_their_own_host_only(monkeypatch):
     assert api_key(ADDRESS) == "sk-general"
     monkeypatch.setenv("CONSTITUTIONAL_KEY_127_0_0_1_8000", "own")
     assert api_key(ADDRESS) == "own"
-    assert redacted("you sent own", "own") == "you sent [key]"
+    assert redacted("you sent own", ["own"]) == "you sent [key]"
 
 
 def test_options_are_the_tokens_that_read_as_them():

@@ -108,6 +108,26 @@ def test_an_echoed_key_is_nowhere(monkeypatch, tmp_path):
     assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 503])
+def test_what_the_environments_headers_hold_is_nowhere(monkeypatch, tmp_path, status):
+    gateway, bearer = "corp-secret-0123456789abcdef", "corp-other-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Gateway: {gateway}\nX-Token: Bearer {bearer}\nX-Stage: test")
+    told = f"in test {gateway} and Bearer {bearer}"
+    with PlainServer(lambda path, sent: chat(told) if status == 200 else error(status, told)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        calls = Calls(tmp_path / "calls.sqlite")
+        settings = EndpointSettings(timeout=60.0, patience=0.5)
+        backend = EndpointBackend(f"m@{server.url}", settings, calls)
+        try:
+            shown = str(backend.generate_each([(user("one"),)], SAMPLING))
+        except BackendError as caught:
+            shown = str(caught)
+        calls.close()
+    assert "in test [key] and Bearer [key]" in shown
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert gateway not in shown and gateway.encode() not in kept and bearer.encode() not in kept
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 501, 500])
 def test_a_server_may_give_no_list_of_models(status):
     with PlainServer(lambda path, body: chat(), error(status, "Missing scopes: api.model.read")) as server:

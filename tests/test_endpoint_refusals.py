@@ -59,6 +59,18 @@ def test_an_account_without_money_ends_the_run_and_is_no_items_failure(told):
         assert caught.value.retryable
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_item_that_speaks_of_money_is_rejected_alone_though_the_server_repeats_it(status):
+    def say(path, body):
+        told = f"Failed to parse messages: bad role; messages = {json.dumps(body['messages'])}"
+        return error(status, told, type="invalid_request_error") if "odd" in str(body) else chat()
+
+    with PlainServer(say) as server:
+        odd = ("odd: what is my credit balance?", "odd: Insufficient quota!", "odd: your billing hard limit")
+        found = opened(server).generate_each(prompts(*odd, "good"), SAMPLING)
+        assert [getattr(one, "kind", None) for one in found] == ["rejected"] * 3 + [None]
+
+
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After": "1"}])
 def test_a_rate_limit_that_speaks_of_billing_is_waited_for(headers):
     """Gemini's: a list of one error."""

@@ -11,9 +11,13 @@ import pytest
 from recipes import CHECK, write_recipe
 from test_modes_run import write as write_graded
 from tiny_model import save_tiny_model
+from tiny_scorer import save_tiny_scorer
+from typer.testing import CliRunner
 
 from constitutional.backends.scripted import ScriptedBackend
+from constitutional.cli.app import app
 from constitutional.config import load_recipe
+from constitutional.errors import ConfigError
 from constitutional.pipeline import chosen_steps, run_recipe
 from constitutional.pipeline.estimate import Load, estimate
 from constitutional.pipeline.inputs import load_inputs
@@ -192,11 +196,21 @@ def test_a_judge_of_rollouts_is_counted(tmp_path: Path, made: Counter[str], rl: 
     found, told = estimated(recipe, *sets), counted(recipe, made, *sets)["rl"]
     assert {load.role for load in found if load.step == "rl"} == {"judge"}
     assert calls(found, "rl") == graded * A_GRADE + cases
-    assert asked(told) <= calls(found, "rl")
     (stage,) = (recipe.parent / "run" / "stages").glob("*-rl/*")
     said = RlResult.model_validate_json((stage / "result.json").read_bytes())
-    if not said.empty_completions and "draw: one" not in rl:  # what is empty is not graded; a draw may miss `kind`
-        assert asked(told) == calls(found, "rl")
+    missed = said.empty_completions * 3 * A_GRADE + (cases if said.empty_completions or "draw: one" in rl else 0)
+    # what is empty is not graded; a draw may miss `kind`
+    assert calls(found, "rl") - missed <= asked(told) <= calls(found, "rl")
+
+
+def test_a_judge_that_cannot_say_whether_principles_apply_is_told_with_the_estimate(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "in", prompts=8)
+    conditioned(recipe)
+    save_tiny_scorer(recipe.with_name("pm"), context=512)
+    told = CliRunner().invoke(app, ["estimate", str(recipe), "--set", "stages=[revise]", "--set", "judge=model:pm"])
+    assert isinstance(told.exception, ConfigError) and "is a preference model: it can not be asked" in str(
+        told.exception
+    )
 
 
 def test_the_engine_that_writes_the_policys_text_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from constitutional.errors import LedgerError, RunError
 from constitutional.ledger import open_ledger_read_only
 from constitutional.pipeline import run_recipe
 from constitutional.records import Comparison, Judgment, Preference, Revision
-from constitutional.runs import load_result
+from constitutional.runs import RunFolder, load_result
 from constitutional.runs.manifest import package_versions
 
 KILLS = int(os.environ.get("KILLS", "20"))
@@ -73,8 +73,35 @@ def test_what_other_settings_made_is_not_shown_as_this_recipes(tmp_path, change)
         path.write_text(kept)
     view = open_view(out)
     assert view.step("revise") is not None and view.step("evaluate") is None and view.step("gate") is None
+    locked, prompts = json.loads((out / "lock.json").read_text()), (out / "prompts.jsonl").read_text()
+    assert (locked["seed"], "red 00" in prompts) == ((5, False) if change == "seed" else (0, True))
     assert "evaluate" not in {step.name for step in status(out).steps if step.state == "done"}
     assert all(reused(run(recipe, out)).values())  # nothing was lost
+
+
+@pytest.mark.parametrize("setting", ["checkpoint_every=7", "endpoint.timeout=7", "rl.report_to=[tensorboard]"])
+def test_a_setting_that_no_result_depends_on_leaves_all_steps_current(tmp_path, setting):
+    recipe, out = write_recipe(tmp_path / "in"), tmp_path / "run"
+    run(recipe, out)
+    before = json.loads((out / "current.json").read_text())
+    run_recipe(load_recipe(recipe, [setting]), recipe, out, until="revise")
+    assert len(before) > 4 and json.loads((out / "current.json").read_text()) == before
+    run_recipe(load_recipe(recipe, [setting, "rl.steps=7"]), recipe, out, until="revise")
+    assert list(json.loads((out / "current.json").read_text())) == ["revise"]
+
+
+def test_a_gate_measured_when_ties_had_a_side_is_measured_again(tmp_path, monkeypatch):
+    recipe, out = write_recipe(tmp_path / "in"), tmp_path / "run"
+    stage = RunFolder.stage
+
+    def before(self, number, name, key, inputs):
+        return stage(self, number, name, {part: said for part, said in key.items() if part != "ties"}, inputs)
+
+    with monkeypatch.context() as then:
+        then.setattr(RunFolder, "stage", before)
+        run(recipe, out)
+    again = reused(run(recipe, out))
+    assert not again["gate"] and not again["label"] and again["judge"]  # its judgments are what they were
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"revise": 3}', '{"revise'])

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from constitutional.config import load_recipe
 from constitutional.errors import ConfigError, DataError, TrainingError
 from constitutional.feedback.label import opinions
 from constitutional.pipeline import RunOutcome
-from constitutional.records import Comparison, Judgment, Preference, digest
+from constitutional.records import Comparison, Dialogue, Judgment, Preference, digest
 from constitutional.runs import StageResult
 from constitutional.settings import PmSettings
 from constitutional.training.pm_folder import OVERALL, read_conditions, read_ensemble
 from constitutional.training.rows import PreferenceModelResult, PreferenceRow
+from constitutional.training.scorer import PreferenceModel
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +141,9 @@ def test_a_conditioned_model_learns_opinions_as_the_labels_read_them(recipe: Pat
         assert problems(trace(tmp_path / "run", preference.id)) == []
 
 
-def test_evaluation_asks_a_conditioned_model_as_principles_weigh_now(recipe: Path, tmp_path: Path) -> None:
+def test_evaluation_asks_a_conditioned_model_as_principles_weigh_now(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the reward does: RL and its evaluation would go by different weights else."""
     folder = tmp_path / "in"
     shutil.copytree(recipe.parent, folder)
@@ -148,8 +152,17 @@ def test_evaluation_asks_a_conditioned_model_as_principles_weigh_now(recipe: Pat
     run_again(folder / recipe.name, tmp_path / "run", *sets)
     constitution = folder / "constitution.yaml"
     constitution.write_text(constitution.read_text().replace("    title: ", "    weight: 50\n    title: ", 1))
+    asked: list[tuple[float, ...]] = []
+    score = PreferenceModel.score
+
+    def seen(self: PreferenceModel, dialogues: Sequence[Dialogue]) -> list[float]:
+        asked.append(tuple(condition.weight for condition in self.conditions))
+        return score(self, dialogues)
+
+    monkeypatch.setattr(PreferenceModel, "score", seen)
     again = {step.name: step.reused for step in run_again(folder / recipe.name, tmp_path / "run", *sets).steps}
     assert again["pm"] and again["answers"] and not again["evaluate"]
+    assert asked == [(50, 1, 1)]
 
 
 def test_what_the_settings_need_is_told_before_anything_is_written(recipe: Path, tmp_path: Path) -> None:

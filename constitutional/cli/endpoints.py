@@ -17,13 +17,14 @@ def estimate_command(
     from constitutional.pipeline.estimate import estimate
     from constitutional.pipeline.estimate_table import render_estimate
     from constitutional.pipeline.inputs import load_inputs
-    from constitutional.pipeline.preflight import check_trainings
+    from constitutional.pipeline.preflight import check_cases, check_trainings
 
     sets = with_options(sets, limit, prompts)
     recipe = load_recipe(recipe_file, sets)
     with placing(recipe_file, sets):
         inputs, steps = load_inputs(recipe, recipe_file), chosen_steps(recipe, until)
         check_trainings(recipe, steps)
+        check_cases(inputs, steps)
         typer.echo(render_estimate(estimate(inputs, steps)))
     if recipe.rounds is not None:
         typer.echo(f"that is one round, with the held-out prompts of all; the recipe has {recipe.rounds}")

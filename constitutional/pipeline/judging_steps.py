@@ -47,6 +47,7 @@ def gate_step(ctx: Context, done: Done, number: int) -> StageResult:
         {
             "labelled": [[item.comparison.id, list(item.principles)] for item in labelled],
             "settings": settings.model_dump(mode="json", exclude={"human", "human_limit", "examples_per_principle"}),
+            "ties": "prefer none",  # they once had a side: those gates, and labels behind them, are measured again
             **asked_key(ctx, principles),
             **ctx.case_key(principles),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -17,8 +18,8 @@ from constitutional.pipeline.inputs import Inputs
 from constitutional.runs import RunFolder, write_atomic
 from constitutional.runs.manifest import git_commit, package_versions
 
-_UNLOCKED = ("versions", "python", "git")
-"""What a lock says of the machine: it makes no step another one."""
+_UNFELT = ("versions", "python", "git", "stages", "checkpoint_every", "endpoint")
+"""What a lock says of the machine, and settings that choose steps or say how they are made: no result depends on it."""
 
 
 def write_lock(folder: RunFolder, inputs: Inputs) -> None:
@@ -68,11 +69,14 @@ def _same(path: Path, settings: dict[str, object], lock: dict[str, object], prom
         return False
     if not isinstance(before, dict) or not isinstance(locked, dict) or asked != prompts:
         return False
-    others = {"stages", *_UNLOCKED}
-    return all(
-        {k: v for k, v in one.items() if k not in others} == {k: v for k, v in other.items() if k not in others}
-        for one, other in ((before, settings), (locked, lock))
-    )
+    return all(_felt(one) == _felt(other) for one, other in ((before, settings), (locked, lock)))
+
+
+def _felt(said: Mapping[str, object]) -> dict[str, object]:
+    found = {name: value for name, value in said.items() if name not in _UNFELT}
+    if isinstance(rl := said.get("rl"), Mapping):
+        found["rl"] = {name: value for name, value in rl.items() if name != "report_to"}
+    return found
 
 
 def _policy_text(inputs: Inputs) -> dict[str, str]:

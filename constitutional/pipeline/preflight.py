@@ -185,6 +185,7 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
     if inputs.recipe.policy_engine == "openvino":
         identify(inputs.writer("policy"), inputs.recipe.dtype)
         check_exportable(weights_of(inputs.spec("policy")))
+    check_cases(inputs, steps)
     trained = [step for step in steps if step in TRAINING]
     if trained and split_spec(inputs.spec("policy"))[0] not in ("local", "embedded"):
         raise ConfigError(f"policy: {inputs.recipe.policy} cannot be trained ({trained[0]}): use local: or embedded:")
@@ -198,10 +199,8 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
 
 
 def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
-    """Every judge is there and can answer in its mode; and one that is asked whether principles apply can say so."""
+    """Every judge is there and can answer in its mode."""
     judging = any(step in JUDGING for step in steps)
-    phases: set[Phase] = {"evaluate" if step == "evaluate" else "judge" for step in steps if step in JUDGING}
-    conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
     for number, juror in enumerate(inputs.jury):
         with naming_key("judge" if number == 0 else juror.place):
             juror.identity(inputs.recipe.dtype)
@@ -216,6 +215,18 @@ def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
                 f"judge: {juror.spec} gives no log-probabilities of options: "
                 "name the same model as `judge: embedded:...`, or set judging.mode to vote"
             )
+
+
+def check_cases(inputs: Inputs, steps: Sequence[str]) -> None:
+    """A judge that is asked whether principles apply can say so. Opens no model.
+
+    Raises:
+        ConfigError: a preference model that decides which principles revise, an engine without log-probabilities.
+    """
+    phases: set[Phase] = {"evaluate" if step == "evaluate" else "judge" for step in steps if step in JUDGING}
+    conditional = "revise" in steps and any(p.applies_when for p in inputs.taking_part("revise"))
+    for number, juror in enumerate(inputs.jury):
+        kind = juror.spec.partition(":")[0]
         asked = any(p.applies_when for phase in phases for p in inputs.taking_part(phase, juror.way))
         first = number == 0 and conditional
         if (first and kind == "model") or ((first or asked) and kind == "openvino"):

@@ -42,7 +42,10 @@ class Ensemble(Record):
 
 
 class Condition(Record):
-    """A principle's text as a conditioned model reads it, and its weight in the reward."""
+    """A principle's text as a conditioned model reads it, and its weight in the reward.
+
+    In a model's folder the weight is what it was at training; a run asks by what its constitution says now.
+    """
 
     principle: str
     text: str

@@ -175,7 +175,9 @@ def _panels(table: Table, bootstrap: Bootstrap) -> list[Panel]:
     found = []
     for judge, mode, template in keys or ([("", "check", "")] if checks else []):
         own = [s for s, key in enumerate(table.subjects) if key[2:] == (judge, mode, template)]
-        subjects = [s for s in _order(table.corpus, table.subjects) if s in own or s in checks]
+        judged = {table.subjects[s][0] for s in own}
+        beside = [s for s in checks if table.subjects[s][0] not in judged]  # a principle stands in a panel once
+        subjects = [s for s in _order(table.corpus, table.subjects) if s in own or s in beside]
         rows = np.flatnonzero(np.isin(table.cells.subject, own or checks))
         zero = np.zeros(len(rows), dtype=np.int64)
         subjects = most_judged(table, subjects)

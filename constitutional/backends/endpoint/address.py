@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +16,9 @@ OPENAI_HOST = "api.openai.com"
 
 TELLING = 16
 """Characters from which on a key is no word: shorter ones, such as `x` or `token`, stand in honest answers."""
+
+HEADERS = "OPENAI_CUSTOM_HEADERS"
+"""Of the environment: what the SDK adds to its calls, a line each."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,16 @@ def api_key(address: Address) -> str | None:
     return key or None
 
 
-def telling_key(address: Address) -> str | None:
-    """The key, where it is so long that a text that holds it can only repeat it; None where it may be a word."""
-    key = api_key(address)
-    return key if key and len(key) >= TELLING else None
+def secrets(address: Address) -> tuple[str, ...]:
+    """What a call carries and nothing may show: the key, and of the environment's headers what is no word."""
+    key, headers = api_key(address), os.environ.get(HEADERS, "") if is_environments(address) else ""
+    values = " ".join(line.partition(":")[2] for line in headers.splitlines())
+    return (*([key] if key else ()), *(word for word in values.split() if len(word) >= TELLING))
+
+
+def telling_secrets(address: Address) -> tuple[str, ...]:
+    """Those of them so long that a text that holds one can only repeat it; a shorter key may be a word of it."""
+    return tuple(secret for secret in secrets(address) if len(secret) >= TELLING)
 
 
 def key_hint(address: Address) -> str:
@@ -111,6 +121,8 @@ def key_hint(address: Address) -> str:
     return f"set {key_variable(address)}{also}"
 
 
-def redacted(text: str, key: str | None) -> str:
-    """The text without the key: a server may repeat what it was sent, and what it says is kept and shown."""
-    return text.replace(key, "[key]") if key else text
+def redacted(text: str, hidden: Iterable[str]) -> str:
+    """The text without a call's secrets: a server may repeat what it was sent, and what it says is kept and shown."""
+    for secret in hidden:
+        text = text.replace(secret, "[key]")
+    return text

@@ -37,15 +37,15 @@ class Answered(Record):
     fingerprint: str | None = None
 
 
-def parse(body: bytes, key: str | None = None) -> dict[str, Any]:
-    """The JSON object in a body, its texts freed of the key (names stay what they are, so that it is read as sent).
+def parse(body: bytes, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The JSON object in a body, its texts freed of a call's secrets; names stay, so that it is read as sent.
 
     Raises:
         Garbage: HTML, cut or broken JSON, NaN, another charset, not an object.
     """
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse)
-        value = _freed(value, key) if key else value
+        value = _freed(value, hidden) if hidden else value
     except UnicodeDecodeError:
         raise Garbage("the answer is not UTF-8") from None
     except (ValueError, RecursionError):
@@ -60,12 +60,12 @@ def _refuse(constant: str) -> float:
     raise ValueError(constant)
 
 
-def _freed(value: Any, key: str) -> Any:
+def _freed(value: Any, hidden: tuple[str, ...]) -> Any:
     if isinstance(value, str):
-        return redacted(value, key)
+        return redacted(value, hidden)
     if isinstance(value, list):
-        return [_freed(one, key) for one in value]
-    return {name: _freed(one, key) for name, one in value.items()} if isinstance(value, dict) else value
+        return [_freed(one, hidden) for one in value]
+    return {name: _freed(one, hidden) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def read_answer(found: dict[str, Any], *, chat: bool, asked: Mapping[str, Any]) -> Answered:

@@ -22,7 +22,13 @@ FILTERED = ("content_filter", "content management")
 ACCOUNT = (402, 407)
 """Statuses by which a service wants money, or a proxy on the way a password."""
 
-_UNPAID = re.compile(r"\binsufficient[_ ](quota|balance|credit)|\bbilling_hard_limit|\bcredit balance")
+OF_ITEMS = (400, 422)
+"""Statuses of a request that is wrong in itself; some services say so of an empty account."""
+
+_SPENT = r"(insufficient[_ ](quota|balance|credit)|billing[_ ]hard[_ ]limit|credit balance)"
+_UNPAID = re.compile(rf"\b{_SPENT}")
+_UNPAID_FIRST = re.compile(rf"(\S+_\S+ )*(error: )?(your )?{_SPENT}")
+"""What a message begins with, behind its code and type: further on a server may repeat an item that speaks of money."""
 _UNPAID_CODE = re.compile(r"\b(insufficient_quota|billing_\w+)")
 _WAIT = re.compile(r"\bretry in\b")
 
@@ -62,6 +68,8 @@ def is_unpaid(status: int, told: str, *, asks_to_wait: bool = False) -> bool:
         return False
     if status == 429 and (asks_to_wait or _WAIT.search(told.lower())):
         return _UNPAID_CODE.search(low) is not None
+    if status in OF_ITEMS:
+        return _UNPAID_FIRST.match(low) is not None
     return _UNPAID.search(low) is not None or (status == 429 and _UNPAID_CODE.search(low) is not None)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from constitutional.activity import tell
 from constitutional.backends import Unanswered
 from constitutional.backends.endpoint import wire
-from constitutional.backends.endpoint.address import Address, telling_key
+from constitutional.backends.endpoint.address import Address, telling_secrets
 from constitutional.backends.endpoint.answers import Answered, billed, parse, read_answer
 from constitutional.backends.endpoint.asking import Asker, Halted
 from constitutional.backends.endpoint.calls import Calls, Price
@@ -88,7 +88,7 @@ class Server:
 
     async def _find_owner(self) -> str:
         async def once(seconds: float) -> dict[str, Any]:
-            return parse(await wire.models(self._client, self._address, seconds), telling_key(self._address))
+            return parse(await wire.models(self._client, self._address, seconds), telling_secrets(self._address))
 
         try:
             listed = await self._asker.ask(once, 0)
@@ -179,7 +179,7 @@ class Server:
         async def once(seconds: float) -> Answered:
             try:
                 body = await wire.send(self._client, self._address, request, seconds)
-                told = parse(body, telling_key(self._address))
+                told = parse(body, telling_secrets(self._address))
                 answer = read_answer(told, chat=request.chat, asked=request.body)
                 self._keep(key, answer, billed(told), worst)
                 return answer

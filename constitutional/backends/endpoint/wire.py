@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import Any
 
-from constitutional.backends.endpoint.address import Address, api_key, is_environments, key_hint, redacted
+from constitutional.backends.endpoint.address import Address, api_key, is_environments, key_hint, redacted, secrets
 from constitutional.backends.endpoint.faults import Fault, Garbage, Rejected, no_logprobs
 from constitutional.backends.endpoint.refusals import TOO_LONG, brief, is_unpaid, rejection, said
 from constitutional.backends.endpoint.requests import Request
@@ -29,8 +29,8 @@ NO_LIST = (401, 403, 501)
 PASSING = (408, 409, 425, *OVERLOADED)
 NEEDS = "models behind an API need the extra `api`: pip install 'constitutional[api]'"
 
-Meaning = Callable[[Any, Address, str | None], Exception]
-"""What an error of the SDK means, of the server at an address that was called with a key."""
+Meaning = Callable[[Any, Address], Exception]
+"""What an error of the SDK means, of the server at an address."""
 
 
 def require_extra() -> None:
@@ -109,7 +109,7 @@ async def _received(opened: Any, address: Address, seconds: float, meaning: Mean
     import httpx2
     import openai
 
-    key, body = api_key(address), bytearray()
+    body = bytearray()
     try:
         async with asyncio.timeout(seconds), opened as response:
             async for piece in response.iter_bytes():
@@ -117,21 +117,21 @@ async def _received(opened: Any, address: Address, seconds: float, meaning: Mean
                 if len(body) > MAX_BODY:
                     raise Garbage(f"the answer is longer than {MAX_BODY} bytes")
     except openai.APIStatusError as error:
-        raise (meaning or _refused)(error, address, key) from None
+        raise (meaning or _refused)(error, address) from None
     except TimeoutError:
         raise Fault(f"no whole answer within {seconds:g} s") from None
     except (openai.APIConnectionError, httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         cause = error.__cause__ or error
-        reason = brief(redacted(str(cause) or type(cause).__name__, key))
+        reason = brief(redacted(str(cause) or type(cause).__name__, secrets(address)))
         raise Fault(f"{address.host} cannot be reached, or broke off: {reason}") from None
     return bytes(body)
 
 
-def _refused(error: Any, address: Address, key: str | None) -> Exception:
-    """What an HTTP status other than 200 means; it is judged by what the server says, and shown without the key."""
+def _refused(error: Any, address: Address) -> Exception:
+    """What an HTTP status other than 200 means; it is judged by what the server says, and shown without secrets."""
     status, headers = error.status_code, error.response.headers
     told = said(error.body, error.response.text)
-    low, shown = brief(told).lower(), brief(redacted(told, key))
+    low, shown = brief(told).lower(), brief(redacted(told, secrets(address)))
     place = f"{address.host} says {status}: {shown}"
     pause = retry_after(headers)
     if is_unpaid(status, told, asks_to_wait=pause > 0):
@@ -150,14 +150,14 @@ def _refused(error: Any, address: Address, key: str | None) -> Exception:
     return rejection(told, status, "the server", shown)
 
 
-def _unlisted(error: Any, address: Address, key: str | None) -> Exception:
+def _unlisted(error: Any, address: Address) -> Exception:
     """What it means that a server gives no list of models: only a few attempts are worth a server's own fault."""
     status = error.status_code
     if status in NO_LIST:
         return Rejected("no_list", f"{address.host} gives no list of models: {status}")
     if status >= 500 and status not in (*OVERLOADED, *GATEWAY):
         return Garbage(f"{address.host} gives no list of models: {status}")
-    return _refused(error, address, key)
+    return _refused(error, address)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
