@@ -29,12 +29,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: one line `file:line:col: key: message` (or `--set …: key: message`) for each thing wrong.
     """
+    data, marks = _laid(path, overrides)
+    return validate(data, marks, Recipe, ConfigError, known=("extends",))
+
+
+def recipe_marks(path: Path, overrides: Sequence[str] = ()) -> Marks:
+    """Where each setting of a recipe stands. Arguments and errors as of `load_recipe`."""
+    return _laid(path, overrides)[1]
+
+
+def _laid(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Marks]:
     data, marks = _load(path, ())
     if {"id", "title"} <= data.keys():
         raise ConfigError(f"{path}: a constitution, where a recipe is wanted")
     for override in overrides:
         _override(data, marks, override)
-    return validate(data, marks, Recipe, ConfigError, known=("extends",))
+    return data, marks
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -48,20 +58,17 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def placed(message: str, path: Path, overrides: Sequence[str] = ()) -> str:
+def placed(message: str, marks: Marks) -> str:
     """A message that begins with a setting's name, behind the place that sets it; any other as it is.
 
     Args:
-        message: of an error that checks of a whole recipe raise, which know no places.
-        path: the recipe.
-        overrides: as `load_recipe` got them.
+        message: of an error that checks of a whole recipe raise, which know no places. The name may be followed by that
+            of an item: `judging.judges 'strict': ...`.
+        marks: of the recipe.
     """
-    named = re.match(r"[a-z_]+(\.[a-z_]+)*(?=: )", message)
+    named = re.match(r"[a-z_]+(\.[a-z_]+)*(?=(?: '[^']*')?: )", message)
     if named is None:
         return message
-    data, marks = _load(path, ())
-    for override in overrides:
-        _override(data, marks, override)
     keys = tuple(named.group().split("."))
     place, found = locate(marks, keys)
     return f"{place}: {message}" if found[:1] == keys[:1] else message
@@ -98,18 +105,25 @@ def _load(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
             circle = " -> ".join(item.name for item in (*here, base.path.resolve()))
             raise ConfigError(f"{base.place}: extends: goes in a circle ({circle})")
         base_data, base_marks = _load(base.path, here)
-        _merge(data, base_data)
+        _merge(data, base_data, marks)
         marks.update(base_marks)
-    _merge(data, own)
+    _merge(data, own, marks)
     return data, marks | own_marks
 
 
-def _merge(into: dict[str, Any], over: dict[str, Any]) -> None:
+def _merge(into: dict[str, Any], over: dict[str, Any], marks: Marks, at: Loc = ()) -> None:
+    """Lays one mapping over another; what is replaced as a whole has no places any more."""
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+            _merge(into[key], value, marks, (*at, key))
         else:
             into[key] = value
+            _unmark(marks, (*at, key))
+
+
+def _unmark(marks: Marks, at: Loc) -> None:
+    for loc in [loc for loc in marks if loc[: len(at)] == at]:
+        del marks[loc]
 
 
 def _override(data: dict[str, Any], marks: Marks, override: str) -> None:
@@ -126,6 +140,7 @@ def _override(data: dict[str, Any], marks: Marks, override: str) -> None:
             marks[keys[:depth]] = place
         node = node[str(key)]
     node[str(keys[-1])] = _value(text.strip(), place)
+    _unmark(marks, keys)
     marks[keys] = place
 
 

@@ -7,8 +7,8 @@ is not an error but a `constitutional.records.Failure`, and the run goes on.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 
 class ConstitutionalError(Exception):
@@ -100,11 +100,16 @@ def shortened(text: str, width: int, mark: str = "...") -> str:
 
 
 @contextmanager
-def naming_key(key: str) -> Iterator[None]:
-    """Input errors from within begin with the setting that they are about."""
+def retold(tell: Callable[[str], str]) -> Iterator[None]:
+    """Input errors from within are told in other words."""
     try:
         yield
-    except (ConfigError, DataError, BackendError) as error:
-        if isinstance(error, BackendError) and error.retryable:
-            raise
-        raise type(error)(f"{key}: {error}") from error
+    except BackendError as error:
+        raise BackendError(tell(str(error)), retryable=error.retryable) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)(tell(str(error))) from error
+
+
+def naming_key(key: str) -> AbstractContextManager[None]:
+    """Input errors from within begin with the setting that they are about."""
+    return retold(lambda message: f"{key}: {message}")

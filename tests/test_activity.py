@@ -116,10 +116,17 @@ def test_a_server_that_is_not_there_is_told_of_while_it_is_waited_for(monkeypatc
         closed.bind(("127.0.0.1", 0))  # nobody listens there
         host = f"127.0.0.1:{closed.getsockname()[1]}"
         backend = EndpointBackend(f"m@http://{host}/v1", EndpointSettings(timeout=5.0, patience=1.0), None)
-        heard: list[str] = []
+        listed, heard = list[str](), list[str]()
+        with listening(listed.append), pytest.raises(BackendError, match=r"within endpoint\.patience"):
+            backend.generate(ASKED, DRAW)
+        backend._server._owner = "known"
         with listening(heard.append), pytest.raises(BackendError, match=r"within endpoint\.patience"):
             backend.generate(ASKED, DRAW)
-    assert heard and all(f"calls done; asking again: {host} cannot be reached" in line for line in heard)
+    for lines, begun in (
+        (listed, "0 of 1 lists of models"),
+        ([line for line in heard if "no answer" in line], f"0 of {len(ASKED)} calls done"),
+    ):
+        assert lines and all(line.startswith(f"{begun}; no answer: {host} cannot be reached") for line in lines)
 
 
 @pytest.mark.embedded

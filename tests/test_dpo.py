@@ -214,8 +214,8 @@ def test_rounded_labels_leave_the_undecided_out(policy):
     [
         ([row(1, 0.5)] * 2, {}, TrainingError, "labels are exactly one half"),
         ([row(1, 0.5)], {"labels": "hard"}, TrainingError, "comparisons"),
-        (ROWS, {"trl": {"loss_type": ["ipo"]}}, ConfigError, r"trl\.loss_type cannot be set here"),
-        (ROWS, {"trl": {"beta": 0.3}}, ConfigError, r"trl\.beta cannot be set here"),
+        (ROWS, {"trl": {"loss_type": ["ipo"]}}, ConfigError, r"trl\.loss_type: cannot be set here"),
+        (ROWS, {"trl": {"beta": 0.3}}, ConfigError, r"trl\.beta: cannot be set here"),
     ],
 )
 def test_what_dpo_cannot_do_is_refused(policy, tmp_path, rows, keywords, error, message):

@@ -21,6 +21,7 @@ from constitutional.settings import EndpointSettings
 JUNK = tuple((f"t{i}", -9.0) for i in range(17))
 LISTED = ((" A", -0.1), (" B", -3.0))
 OPTIONS = (" A", " B")
+GRADES = tuple(f" {i}" for i in range(1, 11))
 QUESTIONS = [(user("first"),), (user("second"),)]
 
 
@@ -42,9 +43,9 @@ def test_a_blank_token_beside_a_listed_option_begins_no_other(blank):
 
 def test_a_grade_of_ten_that_is_not_listed_keeps_its_bound_where_prompts_have_no_logprobs():
     top = (("1", -0.001), *((f"t{i}", -10.0) for i in range(19)))
-    grades = tuple(f" {i}" for i in range(1, 11))
+
     with PlainServer(lambda path, body: chat("1", top)) as server:
-        for one in likelihoods(server, grades):
+        for one in likelihoods(server, GRADES):
             assert one.logprobs[0] == pytest.approx(-0.001) and one.logprobs[9] == pytest.approx(-10.0)
 
 
@@ -69,9 +70,49 @@ def test_a_grade_written_digit_by_digit_has_what_follows_its_first_digit():
     with PlainServer(say) as server:
         backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
         asked = [(user("good"),), (user("middling"),)]
-        ten, seven = grade(asked, backend, tuple(f" {i}" for i in range(1, 11)))
+        ten, seven = grade(asked, backend, GRADES)
     assert ten.shares[9] == pytest.approx(0.98 * 0.95, abs=1e-3) and ten.mass == pytest.approx(1, abs=1e-3)
     assert superiority(ten.shares, seven.shares) == pytest.approx(0.98 * 0.95 + 0.0199, abs=1e-3)
+
+
+@pytest.mark.parametrize(("after", "ten"), [(0.95, 0.98 * 0.95), (1e-9, 1e-6)])  # what follows "1"; a bound
+def test_a_grade_that_is_not_listed_has_the_greater_of_its_bound_and_what_follows_its_first_digit(after, ten):
+    def say(path, body):
+        if body["messages"][-1]["role"] == "assistant":
+            return chat("0", [("0", math.log(after)), ("\n", math.log(0.0499))])
+        return chat("1", [("1", math.log(0.98)), ("8", math.log(0.0199)), ("x", math.log(1e-6))])
+
+    with PlainServer(say) as server:
+        backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
+        (found,) = grade([(user("x"),)], backend, GRADES)
+    assert math.exp(found.logprobs[9]) == pytest.approx(ten)
+
+
+def test_a_grade_that_is_listed_is_taken_as_it_is_listed():
+    def say(path, body):
+        if body["messages"][-1]["role"] == "assistant":
+            return chat("0", [("0", math.log(0.3)), ("\n", math.log(0.69))])
+        return chat("1", [("1", math.log(0.6)), ("10", math.log(0.1)), ("7", math.log(0.29))])
+
+    with PlainServer(say) as server:
+        backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
+        (found,) = grade([(user("x"),)], backend, GRADES)
+    assert math.exp(found.logprobs[9]) == pytest.approx(0.1)
+    assert math.exp(found.logprobs[0]) == pytest.approx(0.6 * 0.7)
+
+
+def test_what_never_follows_a_digit_ends_no_run_where_letters_were_listed():
+    """A server that tells nothing of a prompt's tokens; of the grades it lists two, and no 0 behind the 1."""
+
+    def say(path, body):
+        if body["messages"][-1]["role"] == "assistant":
+            return chat("\n", [("\n", math.log(0.99)), (".", math.log(0.009))])
+        return chat("7", [("7", math.log(0.6)), ("8", math.log(0.39))])
+
+    with PlainServer(say) as server:
+        backend = EndpointBackend(f"m@{server.url}", EndpointSettings(timeout=60.0, patience=60.0))
+        (found,) = grade([(user("x"),)], backend, GRADES)
+    assert found.shares[6] == pytest.approx(0.6, abs=0.01) and found.shares[7] == pytest.approx(0.39, abs=0.01)
 
 
 def test_options_that_were_listed_say_nothing_of_others():

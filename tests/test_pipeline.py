@@ -14,6 +14,7 @@ import pytest
 from recipes import write_recipe
 
 from constitutional.audit.current import open_view
+from constitutional.audit.ledger_check import check_ledger_of
 from constitutional.audit.status import status
 from constitutional.audit.trace import problems, trace
 from constitutional.config import load_recipe
@@ -369,6 +370,32 @@ def test_signals_end_the_run_with_the_resume_command(tmp_path, number, code, tim
     assert f"constitutional run {recipe} --out {tmp_path / 'run'}" in text and "Traceback" not in text
 
 
+STOPPED = """
+import signal, sys, time
+from constitutional import cli
+signal.signal(signal.SIGTERM, cli._stop)
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except cli.Stopped:
+    print("farewell", flush=True)
+    time.sleep(60)  # it cannot be said
+"""
+
+
+def test_a_signal_a_second_after_the_first_ends_a_process_whose_farewell_is_blocked():
+    child = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGTERM)
+    assert child.stdout.readline() == "farewell\n"
+    child.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(timeout=1.2)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=10) == 143
+    child.stdout.close()
+
+
 def test_a_lost_ledger_is_found_though_no_step_is_current(tmp_path):
     recipe = write_recipe(tmp_path / "in")
     run(recipe, tmp_path / "run")
@@ -378,6 +405,10 @@ def test_a_lost_ledger_is_found_though_no_step_is_current(tmp_path):
         path.unlink()
     with pytest.raises(LedgerError, match="rows were cut off"):
         run(recipe, tmp_path / "run")
+    told = check_ledger_of(tmp_path / "run")
+    assert any("rows were cut off" in line for line in told.problems) and any(
+        "06-judge" in line for line in told.remedies
+    )
     for path in (tmp_path / "run").glob("ledger.sqlite*"):
         path.unlink()
     for path, content in kept.items():

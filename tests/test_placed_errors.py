@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from recipes import write_recipe
 from typer.testing import CliRunner
 
 from constitutional.cli.app import app
-from constitutional.config import placed, recipe_schema
-from constitutional.errors import ConstitutionalError
+from constitutional.cli.running import placing
+from constitutional.config import load_recipe, placed, recipe_marks, recipe_schema
+from constitutional.errors import BackendError, ConstitutionalError, naming_key
+from constitutional.pipeline.preflight import check_trainings
 
 ROOT = Path(__file__).parents[1]
 TRAINED = "stages: [revise, helpful, sft, sample, gate, judge, label, pm, rl]\n"
@@ -48,6 +51,11 @@ def with_lines(folder: Path, *lines: str) -> tuple[Path, int]:
         ),
         (("pm:", "  trl: {max_length: long}"), "pm.trl.max_length: "),
         (("rl: {trl: {seed: 3}}",), "rl.trl.seed: cannot be set here"),
+        (("rl: {trl: {max_steps: 3}}",), "rl.trl.max_steps: cannot be set here"),
+        (("rl: {trl: {logging_steps: 3}}",), "rl.trl.logging_steps: cannot be set here"),
+        (("rl: {algorithm: dpo, trl: {beta: 0.3}}",), "rl.trl.beta: cannot be set here"),
+        (("rl: {algorithm: dpo, trl: {label_smoothing: 0.3}}",), "rl.trl.label_smoothing: cannot be set here"),
+        (("sft: {trl: {packing: true}}",), "sft.trl.packing: cannot be set here"),
         (("rl: {algorithm: dpo, trl: {num_generations: 3}}",), "rl.trl.num_generations: unknown setting"),
         (("rl: {algorithm: best_of_n, trl: {betta: 3}}",), "rl.trl.betta: unknown setting"),
     ],
@@ -58,6 +66,11 @@ def test_what_trl_does_not_know_is_told_at_once(tmp_path: Path, lines: tuple[str
         assert said in (told := refused(command[0], recipe, *command[1:])) and "\n" not in told
         assert told.startswith(f"{recipe}:{number}:"), told
     assert not (tmp_path / "run").exists()
+
+
+def test_what_only_soft_labels_refuse_is_taken_with_hard_ones(tmp_path: Path) -> None:
+    recipe, _ = with_lines(tmp_path, "rl: {algorithm: dpo, dpo: {labels: hard}, trl: {label_smoothing: 0.3}}")
+    check_trainings(load_recipe(recipe), ["rl"])
 
 
 @pytest.mark.parametrize(
@@ -82,6 +95,51 @@ def test_a_name_that_leads_nowhere_is_told_with_its_line(tmp_path: Path, line: s
     assert told.startswith(f"{recipe}:{text.count(chr(10))}:") and said in told and "\n" not in told
 
 
+GOOD, BAD = "scripted:model.yaml", "embedded:smollm"
+
+
+@pytest.mark.parametrize(
+    ("own", "strict", "labels", "said"),
+    [
+        (GOOD, BAD, "", "judging: judging.judges 'strict': no embedded model 'smollm'"),
+        (GOOD, BAD, "labels: strict, ", "judging: judging.judges 'strict': no embedded model 'smollm'"),
+        (BAD, GOOD, "", "judge: judge: no embedded model 'smollm'"),
+        (BAD, GOOD, "labels: strict, ", "judge: judge: no embedded model 'smollm'"),
+    ],
+)
+def test_a_judge_that_is_not_there_is_told_where_it_is_named(
+    tmp_path: Path, own: str, strict: str, labels: str, said: str
+) -> None:
+    """Whichever of several makes the labels, and so stands first."""
+    recipe = write_recipe(tmp_path)
+    kept = [line for line in recipe.read_text().splitlines() if not line.startswith(("judge:", "judging:"))]
+    lines = (f"judge: {own}", f"judging: {{{labels}judges: [{{name: strict, model: '{strict}'}}]}}")
+    recipe.write_text("\n".join([*kept, *lines]) + "\n")
+    setting, _, message = said.partition(": ")
+    told = refused("validate", recipe)
+    number = len(kept) + 1 + (setting == "judging")
+    assert told.startswith(f"{recipe}:{number}:") and told.partition(" ")[2].startswith(message), told
+
+
+def test_a_section_that_is_replaced_has_the_place_of_what_replaces_it(tmp_path: Path) -> None:
+    recipe, _ = with_lines(tmp_path, "sft: {trl: {learning_rate: 1.0e-5}}")
+    given = "sft={trl: {learning_rat: 1}}"
+    told = refused("estimate", recipe, "--set", given)
+    assert told.startswith(f"--set {given}: sft.trl.learning_rat: unknown setting")
+    over = tmp_path / "over.yaml"
+    over.write_text("extends: recipe.yaml\nsft:\n  trl: {learning_rat: 1}\n")
+    assert refused("validate", over).startswith(f"{over}:3:")
+
+
+def test_an_error_late_in_a_run_is_told_though_the_recipe_is_gone(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    with pytest.raises(BackendError) as found, placing(recipe), naming_key("policy"):
+        recipe.unlink()
+        raise BackendError("the weights are damaged", retryable=True)
+    assert re.fullmatch(rf"{recipe}:\d+:\d+: policy: the weights are damaged", str(found.value))
+    assert found.value.retryable
+
+
 def test_what_an_option_sets_has_the_option_for_its_place(tmp_path: Path) -> None:
     recipe, _ = with_lines(tmp_path, "rl: {trl: {learning_rate: 1.0e-5}}")
     told = refused("run", recipe, "--out", tmp_path / "run", "--set", "rl.trl.betta=1")
@@ -97,9 +155,10 @@ def test_only_messages_of_settings_get_a_place(tmp_path: Path) -> None:
         "stages: 1 is left out of it",
         "x.jsonl: empty",
     ):
-        own, place = placed(message, recipe), f"{recipe}:6:"
+        own, place = placed(message, recipe_marks(recipe)), f"{recipe}:6:"
         assert own.startswith(place) if message.startswith("stages:") else own == message
-    assert placed("stages: none", recipe, ["stages=[judge]"]) == "--set stages=[judge]: stages: none"
+    marks = recipe_marks(recipe, ["stages=[judge]"])
+    assert placed("stages: none", marks) == "--set stages=[judge]: stages: none"
 
 
 def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path) -> None:
@@ -109,9 +168,8 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path) -> None:
     )
     told = refused("validate", ROOT / "examples/04_many_gpus/ddp.yaml")
     assert told.count("known:") == 1 and "unknown key 'num_processes'" in told
-    assert "is a file" not in refused("status", tmp_path) and f"{recipe} is not a run folder: a file" in refused(
-        "status", recipe
-    )
+    assert "no run.yaml in it" in refused("status", tmp_path)
+    assert f"{recipe} is not a run folder: a file" in refused("status", recipe)
     found = CliRunner().invoke(app, ["ledger", "verify", str(recipe)])
     assert found.exit_code == 1 and f"{recipe}: no ledger: not a file of SQLite" in found.output
     assert f"({tmp_path} is a folder: name a file in it)" in refused("lint", tmp_path)

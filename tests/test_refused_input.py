@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from recipes import write_recipe
 from test_cli_authoring import FILE
 from typer.testing import CliRunner
 
 from constitutional.cli.app import app
+from constitutional.config import load_recipe
 from constitutional.constitution import load_constitution
 from constitutional.errors import ConstitutionalError
+from constitutional.pipeline.inputs import load_inputs
 from constitutional.resources import packaged
 
 GOOD = FILE.replace("    phases: [judge]\n", "")
@@ -59,6 +62,8 @@ def test_a_pack_that_is_not_there_is_told_with_its_line(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "elsewhere" / "mine.yaml"
     shutil.copytree(packaged("prompts") / "chat", path.parent / "own")
+    settings = path.parent / "own" / "pack.yaml"
+    settings.write_text(settings.read_text().replace("id: chat", "id: own"))
     path.write_text(GOOD + "template_pack: chatt\n")
     lines = len(path.read_text().splitlines())
     found = refused("validate", str(path))
@@ -66,6 +71,11 @@ def test_a_pack_that_is_not_there_is_told_with_its_line(tmp_path: Path, monkeypa
     for known in ("chat", "own"):  # a shipped one, and one beside the file
         path.write_text(GOOD + f"template_pack: {known}\n")
         assert CliRunner().invoke(app, ["validate", str(path)]).exit_code == 0
+    shown = CliRunner().invoke(app, ["render", "judge", "--plain", "--principle", "kind", "--constitution", str(path)])
+    assert shown.exit_code == 0 and "templates own@" in shown.output
+    recipe = write_recipe(tmp_path / "recipes")
+    recipe.write_text(recipe.read_text().replace("constitution: constitution.yaml", f"constitution: {path}"))
+    assert load_inputs(load_recipe(recipe, ["stages=[sample, gate]"]), recipe).pack.ref.startswith("own@")
     (path.parent / "own" / "judge.j2").write_text("{{ nothing }}")
     assert "judge.j2:1:" in refused("validate", str(path))
 

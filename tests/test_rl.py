@@ -332,7 +332,7 @@ def test_another_reference_is_noticed(run, policy, tmp_path, monkeypatch):
         ({"steps": 0}, "max_steps is 0, expected at least 1"),
         ({"generations": 1}, "num_generations is 1, expected at least 2"),
         ({"prompts_per_step": 0}, "prompts_per_step"),
-        ({"trl": {"beta": 0.1}}, r"trl\.beta cannot be set here"),
+        ({"trl": {"beta": 0.1}}, r"trl\.beta: cannot be set here"),
         ({"trl": {"per_device_train_batch_size": 3}}, "3 does not divide the 8 completions"),
         ({"trl": {"num_generation": 4}}, "did you mean 'num_generations'"),
     ],

@@ -11,7 +11,7 @@ from constitutional.ledger.file import ledger_in
 from constitutional.records import Record
 from constitutional.runs import StageResult
 from constitutional.runs.logs import read_rows
-from constitutional.runs.manifest import DATA
+from constitutional.runs.manifest import DATA, finished_results
 
 _JUDGING = ("gate", "judge", "evaluate")
 
@@ -38,8 +38,10 @@ def check_ledger_of(path: Path) -> LedgerCheck:
         RunError: the run folder is damaged.
     """
     file = ledger_in(path)
-    view = open_view(path) if path.is_dir() else None
-    finished = [r for name in view.folders if (r := view.step(name)) is not None] if view is not None else []
+    finished = list[StageResult]()
+    if path.is_dir():
+        open_view(path)  # a folder that is no run, or a damaged one, is told of
+        finished = finished_results(path)  # any of them may be found again, current or not
     heads = [result.manifest.ledger_head for result in finished if result.manifest.ledger_head]
     rows, head, problems, stored = None, None, list[str](), set[str]()
     try:

@@ -12,9 +12,10 @@ from typing import Literal
 
 from constitutional.backends import Backend
 from constitutional.checks import NO_CHECKS, Check
-from constitutional.feedback.gate import CHANCE, labelled_examples
+from constitutional.feedback.gate import labelled_examples
 from constitutional.feedback.judge import Known, judge
 from constitutional.feedback.label import Opinion, opinions
+from constitutional.feedback.label.opinions import side
 from constitutional.principles import Constitution, Principle
 from constitutional.records import Comparison, Judgment, Record
 from constitutional.templates import TemplatePack
@@ -62,8 +63,7 @@ class Answered:
     @property
     def verdict(self) -> int:
         """1 for the better answer, -1 for the worse one; 0 for a tie or an answer that could not be read."""
-        p = CHANCE if self.opinion is None else self.opinion.p_a
-        return (p > CHANCE) - (p < CHANCE)
+        return 0 if self.opinion is None else side(self.opinion.p_a)
 
 
 class TriedQuestion(Record):

@@ -119,15 +119,15 @@ def diff_command(
     from constitutional.cli.testing import open_own_ledger
     from constitutional.constitution import load_composed
     from constitutional.constitution.code import open_checks
+    from constitutional.constitution.packs import open_pack
     from constitutional.display import open_display
     from constitutional.settings import Recipe
-    from constitutional.templates import load_pack
 
     with open_view(run) as view:
         recipe, composed = Recipe.model_validate(view.recipe), load_composed(constitution)
         new = composed.constitution
         juror = _juror(recipe, new, judge)
-        pack = load_pack(recipe.templates or new.template_pack).with_few_shots(new.few_shots)
+        pack = open_pack(composed, recipe.templates)
         where = ledger or run.resolve().with_name(f"{run.resolve().name}.diff.sqlite")
         checks, model = open_checks(composed), juror.identity(recipe.dtype)
         with open_own_ledger(where) as kept:

@@ -31,15 +31,15 @@ def render_command(
     `max_tokens` is what a recipe lets the answer have; the model's default when None.
     """
     from constitutional.backends.reading import open_reader
-    from constitutional.constitution import load_constitution
+    from constitutional.constitution import load_composed
+    from constitutional.constitution.packs import open_pack
     from constitutional.feedback.preview import preview
-    from constitutional.templates import load_pack
 
     kept = None if model is None else room_needed(template, model, max_tokens)
     if kept is None and max_tokens is not None:
         raise ConfigError("--plain counts no tokens: it takes no --max-tokens")
-    loaded = load_constitution(constitution)
-    pack = load_pack(templates or loaded.template_pack)
+    composed = load_composed(constitution)
+    loaded, pack = composed.constitution, open_pack(composed, templates)
     previews = preview(template, loaded, principle, pack=pack, texts=texts)
     reader = None if model is None else open_reader(model)
     about = [loaded.principle(principle).ref] if principle and template != "respond" else []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,26 +59,20 @@ def run_command(
 
 
 def with_options(sets: list[str], limit: int | None, prompts: str | None) -> list[str]:
-    """The settings of a command, its options for prompts among them; those written out win."""
+    """The settings of a command, its options for prompts as `--set` would give them; those written out win."""
     if limit is not None:
         kinds = ("red_team", "helpful")
         sets = [*(f"prompts.{kind}.limit={limit}" for kind in kinds), *sets]
     return sets if prompts is None else [f"prompts.red_team.path={prompts}", *sets]
 
 
-@contextmanager
-def placing(recipe_file: Path, sets: Sequence[str] = ()) -> Iterator[None]:
+def placing(recipe_file: Path, sets: Sequence[str] = ()) -> AbstractContextManager[None]:
     """Errors from within that begin with a setting's name get the place that sets it."""
-    from constitutional.config import placed
-    from constitutional.errors import BackendError, ConfigError, DataError
+    from constitutional.config import placed, recipe_marks
+    from constitutional.errors import retold
 
-    try:
-        yield
-    except (ConfigError, DataError, BackendError) as error:
-        told = placed(str(error), recipe_file, sets)
-        if told == str(error) or (isinstance(error, BackendError) and error.retryable):
-            raise
-        raise type(error)(told) from error
+    marks = recipe_marks(recipe_file, sets)  # before the work: the file may be another, or gone, when it fails
+    return retold(lambda message: placed(message, marks))
 
 
 def evaluation_table(folder: Path) -> str:
@@ -97,13 +91,13 @@ def rounds_table(folder: Path) -> str:
 
 def validate_command(path: Path) -> None:
     """Loads a recipe with everything it names, or a constitution, and says what is in it."""
-    from constitutional.config import load_recipe, resolve_path
+    from constitutional.config import load_recipe
     from constitutional.constitution import load_composed
     from constitutional.constitution.code import open_checks
     from constitutional.constitution.lock import check_lock
+    from constitutional.constitution.packs import open_pack
     from constitutional.errors import ConfigError, ConstitutionError
     from constitutional.resources import find
-    from constitutional.templates import load_pack
     from constitutional.yamlfile import load_yaml
 
     if not path.exists():
@@ -117,11 +111,7 @@ def validate_command(path: Path) -> None:
         changed = check_lock(str(path))
         if changed:
             raise ConstitutionError("\n".join(problem.line for problem in changed))
-        try:
-            load_pack(str(resolve_path(path, constitution.template_pack)))
-        except ConfigError as error:
-            place = composed.marks.get(("template_pack",), path)
-            raise ConstitutionError(f"{place}: template_pack: {error}") from error
+        open_pack(composed)
         for note in composed.notes:
             typer.echo(f"note: {note}")
         examples = sum(len(p.examples) for p in constitution.principles)

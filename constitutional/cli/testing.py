@@ -71,12 +71,12 @@ def test(
     from constitutional.backends import open_backend
     from constitutional.constitution import load_composed
     from constitutional.constitution.code import open_checks
+    from constitutional.constitution.packs import open_pack
     from constitutional.display import open_display
-    from constitutional.templates import load_pack
 
     composed = load_composed(constitution)
     loaded = composed.constitution
-    pack = load_pack(templates or loaded.template_pack).with_few_shots(loaded.few_shots)
+    pack = open_pack(composed, templates)
     compared = None
     if wordings is not None:
         if min_accuracy is not None or cross is not None:
@@ -122,13 +122,14 @@ def coverage(
     from constitutional.audit.coverage import coverage as cover
     from constitutional.audit.coverage_table import coverage_lines, coverage_table
     from constitutional.backends import open_backend
-    from constitutional.constitution import load_constitution
+    from constitutional.constitution import load_composed
+    from constitutional.constitution.packs import open_pack
     from constitutional.display import open_display
     from constitutional.prompts import load_prompts
-    from constitutional.templates import load_pack
 
-    loaded = load_constitution(constitution)
-    pack = load_pack(templates or loaded.template_pack).with_few_shots(loaded.few_shots)
+    composed = load_composed(constitution)
+    loaded = composed.constitution
+    pack = open_pack(composed, templates)
     asked = load_prompts(prompts, "helpful", limit=limit)
     with open_display(display) as shown:
         shown.stage("applies")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from constitutional.errors import ConfigError, DataError, nearest, one_line
+from constitutional.feedback.label.opinions import side
 from constitutional.interop.annotated_pairs import (
     DEFAULT,
     AnnotatedPair,
@@ -115,9 +116,8 @@ def vote_of(judgments: Sequence[Judgment]) -> Vote:
     outcomes = {j.outcome for j in judgments}
     if len(p) == len(judgments) == 2:
         mean = sum(p) / 2
-        if abs(mean - 0.5) < 1e-12:
-            return Vote(None, "both", mean)
-        return Vote("a" if mean > 0.5 else "b", None, mean)
+        preferred = side(mean)
+        return Vote("a" if preferred > 0 else "b", None, mean) if preferred else Vote(None, "both", mean)
     if outcomes == {"not_applicable"}:
         return Vote(None, "not_applicable")
     return Vote(None, "both" if outcomes == {"tie"} else "invalid")

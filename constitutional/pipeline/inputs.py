@@ -14,6 +14,7 @@ from constitutional.checks import Check
 from constitutional.config import resolve_path
 from constitutional.constitution import load_composed
 from constitutional.constitution.code import open_checks
+from constitutional.constitution.packs import open_pack
 from constitutional.errors import ConfigError, DataError, naming_key, nearest
 from constitutional.feedback.judging.ways import Way
 from constitutional.interop.pairs import LabelledPairs, read_pairs
@@ -23,7 +24,7 @@ from constitutional.principles import Constitution, Phase, Principle
 from constitutional.prompts import load_prompts
 from constitutional.records import Prompt, PromptKind, Sampling, Split
 from constitutional.settings import EndpointSettings, PromptSettings, PromptSource, Recipe, SamplingSettings
-from constitutional.templates import TemplatePack, load_pack
+from constitutional.templates import TemplatePack
 
 PHASE_OF: dict[str, Phase] = {
     "revise": "revise",
@@ -210,7 +211,7 @@ def _load_prompts(settings: PromptSettings, recipe_file: Path) -> list[Prompt]:
 
 
 def _naming_absent(key: str, path: Path) -> AbstractContextManager[None]:
-    """Of a file that is not there the setting is what is wrong; of one that is, its own lines are told."""
+    """Of a file that is not there the setting is what is wrong; of one that is, errors begin with its own lines."""
     return nullcontext() if path.is_file() else naming_key(key)
 
 
@@ -232,9 +233,8 @@ def load_inputs(recipe: Recipe, recipe_file: Path) -> Inputs:
     with naming_key("constitution"):
         composed = load_composed(str(resolve_path(recipe_file, recipe.constitution)))
     constitution, checks = composed.constitution, open_checks(composed)
-    with naming_key("templates" if recipe.templates is not None else "template_pack"):
-        pack = load_pack(str(resolve_path(recipe_file, recipe.templates or constitution.template_pack)))
-    pack = pack.with_few_shots(constitution.few_shots)
+    with nullcontext() if recipe.templates is None else naming_key("templates"):
+        pack = open_pack(composed, recipe.templates and str(resolve_path(recipe_file, recipe.templates)))
     prompts = _load_prompts(recipe.prompts, recipe_file) if recipe.prompts is not None else []
     inputs = Inputs(recipe, recipe_file, constitution, pack, tuple(prompts), checks, _load_pairs(recipe, recipe_file))
     for step, phase in PHASE_OF.items():

@@ -23,7 +23,7 @@ from constitutional.principles import Constitution, Phase
 from constitutional.prompts import load_pairs
 from constitutional.records import user
 from constitutional.runs import StageResult
-from constitutional.settings import Recipe
+from constitutional.settings import DpoSettings, Recipe
 from constitutional.training.launches import ADAPTERS, PPO, PROBE, WATCH, shares_weights_out
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -91,9 +91,10 @@ def check_trainings(recipe: Recipe, steps: Sequence[str]) -> None:
         if settings.lora is not None and find_spec("peft") is None:
             raise ConfigError(f"{step}.lora: needs peft; install it with: pip install 'constitutional[lora]'")
         if settings.trl:
-            from constitutional.training.trl_settings import check_passed  # costs seconds
+            from constitutional.training.trl_settings import HARD_ONLY, check_passed  # costs seconds
 
-            check_passed(kinds[step], settings.trl, key=f"{step}.trl")
+            soft = kinds[step] == "dpo" and (recipe.rl.dpo or DpoSettings()).labels == "soft"
+            check_passed(kinds[step], settings.trl, key=f"{step}.trl", fixed=HARD_ONLY if soft else ())
 
 
 def check_sources(inputs: Inputs, steps: Sequence[str]) -> None:
@@ -201,8 +202,8 @@ def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
 def _check_judges(inputs: Inputs, steps: Sequence[str]) -> None:
     """Every judge is there and can answer in its mode."""
     judging = any(step in JUDGING for step in steps)
-    for number, juror in enumerate(inputs.jury):
-        with naming_key("judge" if number == 0 else juror.place):
+    for juror in inputs.jury:
+        with naming_key("judge" if juror.name == "judge" else juror.place):
             juror.identity(inputs.recipe.dtype)
         mode, template = juror.way.mode, TEMPLATE_OF.get(juror.way.mode)
         kind = juror.spec.partition(":")[0]

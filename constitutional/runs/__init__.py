@@ -47,7 +47,8 @@ __all__ = [
 _HOLDER = ".holder.json"
 _PATIENCE = 0.5  # seconds a refused process waits for the holder to have written its name
 _held: set[Path] = set()
-"""The folders this process holds: a loop holds the store while it runs rounds in folders of it."""
+"""The folders this process holds: a loop holds the store while it runs rounds in folders of it. Who opens such a folder
+first holds the store, and must be the last to close."""
 
 
 def open_run(path: Path) -> RunFolder:
@@ -173,8 +174,10 @@ def _holding(path: Path) -> Iterator[None]:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
         write_atomic(path / _HOLDER, json.dumps(holder) + "\n")
         _held.add(place)
-        yield
-        (path / _HOLDER).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (path / _HOLDER).unlink(missing_ok=True)
     finally:
         _held.discard(place)
         lock.release()

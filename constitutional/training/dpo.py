@@ -21,7 +21,7 @@ from constitutional.training.session import save, train, training_session
 from constitutional.training.soft_columns import COLUMN, WEIGHT
 from constitutional.training.soft_dpo import SoftDpoTrainer, SoftPairCollator
 from constitutional.training.tokens import ControlTokens, dialogue_ids, open_tokenizer
-from constitutional.training.trl_settings import Settings, trl_config
+from constitutional.training.trl_settings import HARD_ONLY, Settings, trl_config
 
 DEFAULTS: dict[str, object] = {
     "max_length": 512,
@@ -30,14 +30,6 @@ DEFAULTS: dict[str, object] = {
     "num_train_epochs": 1,
     "learning_rate": 5e-6,
 }
-HARD_ONLY: dict[str, object] = {
-    "loss_type": ["sigmoid"],
-    "f_divergence_type": "reverse_kl",
-    "ld_alpha": None,
-    "use_weighting": False,
-    "label_smoothing": 0.0,
-}
-"""Other losses have no soft form: under soft labels these fields are ours."""
 
 SHARED = ".rows"
 Labels = Literal["soft", "hard"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ def trl_config(
     """Builds a TRL config from a stage's settings and the user's `trl:` mapping.
 
     Args:
-        config_class: `SFTConfig`, `RewardConfig`, `GRPOConfig` or `RLOOConfig`.
+        config_class: one of those in `CONFIGS`.
         output_dir: where TRL may write while it trains.
         fixed: fields the stage sets from its own arguments; naming one in `passed` is refused.
         defaults: fields the stage prefers; `passed` overrides them.
@@ -60,9 +60,7 @@ def trl_config(
     """
     silence_telemetry()
     given = checked_fields(config_class, passed or {}, key="trl")
-    for name in ("output_dir", *OURS, *fixed):
-        if name in given:
-            raise ConfigError(f"trl.{name} cannot be set here: the stage sets it from its own arguments")
+    _refuse_fixed(given, fixed, key="trl")
     common = _common_defaults()
     if "gradient_checkpointing" in given:
         del common["activation_checkpointing"]  # two names of one switch
@@ -87,23 +85,60 @@ CONFIGS = {
 }
 """TRL's config of each kind of training that has a `trl:` mapping."""
 
+_SFT = ("seed", "packing", "completion_only_loss")
+_ROLLOUTS = (
+    "max_steps",
+    "beta",
+    "num_generations",
+    "max_completion_length",
+    "temperature",
+    "seed",
+    "gradient_accumulation_steps",
+    "shuffle_dataset",
+    "chat_template_kwargs",
+)
+FIXED: dict[str, tuple[str, ...]] = {
+    "sft": _SFT,
+    "best_of_n": _SFT,
+    "pm": ("seed",),
+    "dpo": ("seed", "beta", "precompute_ref_log_probs", "disable_dropout"),
+    "grpo": _ROLLOUTS,
+    "rloo": _ROLLOUTS,
+}
+"""The fields that each of them sets from its own arguments."""
 
-def check_passed(training: str, passed: Settings, *, key: str) -> None:
+HARD_ONLY: dict[str, object] = {
+    "loss_type": ["sigmoid"],
+    "f_divergence_type": "reverse_kl",
+    "ld_alpha": None,
+    "use_weighting": False,
+    "label_smoothing": 0.0,
+}
+"""Of DPO: other losses have no soft form, so that under soft labels these fields are ours, too."""
+
+
+def check_passed(training: str, passed: Settings, *, key: str, fixed: Collection[str] = ()) -> None:
     """What can be known of a `trl:` mapping before the training begins, which may be hours later.
 
     Args:
         training: of `CONFIGS`.
         passed: the user's mapping.
         key: what to call it in an error.
+        fixed: fields that the training sets besides those in `FIXED`.
 
     Raises:
-        ConfigError: an unknown field (with the nearest one), a value of another type, or a field that no recipe sets.
+        ConfigError: an unknown field (with the nearest one), a value of another type, or a field the training sets.
     """
     silence_telemetry()
     import trl
 
-    for name in checked_fields(getattr(trl, CONFIGS[training]), passed, key=key):
-        if name in ("output_dir", "seed", *OURS):
+    given = checked_fields(getattr(trl, CONFIGS[training]), passed, key=key)
+    _refuse_fixed(given, (*FIXED[training], *fixed), key=key)
+
+
+def _refuse_fixed(given: Collection[str], fixed: Collection[str], *, key: str) -> None:
+    for name in ("output_dir", *OURS, *fixed):
+        if name in given:
             raise ConfigError(f"{key}.{name}: cannot be set here: the stage sets it from its own arguments")
 
 

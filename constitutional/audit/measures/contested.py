@@ -61,8 +61,8 @@ def contested(table: Table, audit: Audit) -> tuple[Contested, ...]:
         for k, one in enumerate(subjects):
             for other in list(subjects)[k:]:
                 comparison, p, against = _shared(table, subjects[one], subjects[other])
-                same = sides(p) * sides(against)
-                sided, differ = same != 0, same < 0
+                product = sides(p) * sides(against)
+                sided, differ = product != 0, product < 0
                 if sided.any():
                     rows = _widest(names, comparison[differ], p[differ], against[differ])
                     share = rate(int(differ.sum()), int(sided.sum()))

@@ -92,7 +92,7 @@ class Asker:
 
         Args:
             settings: the limits.
-            trouble: is told of each attempt that no answer came to.
+            trouble: is told of each attempt that ended in a Fault.
 
         Raises:
             BackendError: the extra `api` is missing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -57,7 +57,9 @@ class EndpointBackend:
         prices = load_prices(Path(settings.prices) if settings.prices else None)
         self._server = Server(self.address, settings, calls or Calls(None), prices.get(self.address.model))
         self._listed = set[tuple[str, ...]]()
-        """Sets of options of which one was ever among the likeliest first tokens: they are single tokens there."""
+        """Sets of options of which one was seen as a first token: the others are taken to be single tokens, too."""
+        self._letters = False
+        """Whether that one was a single character, as of all options that are no longer."""
 
     def close(self) -> None:
         """Closes all connections."""
@@ -144,27 +146,37 @@ class EndpointBackend:
                 reads[i] = read_top(answer.top, continuations[i])
         wanted = [(i, n) for i in range(len(batch)) for n in _by_tokens(i, continuations[i], tops, reads)]
         asked = [tuple(options) for options in continuations]
-        self._listed.update(asked[i] for i, read in reads.items() if len(read.unlisted) < len(read.logprobs))
-        bounded = {i for i in reads if asked[i] in self._listed}
-        tails = self._tails({(i, n): (batch[i], continuations[i][n], i in bounded) for i, n in wanted}, owner)
+        for i, read in reads.items():
+            if seen := [option for n, option in enumerate(asked[i]) if n not in read.unlisted]:
+                self._listed.add(asked[i])
+                self._letters |= any(map(_is_letter, seen))
+        known = {options for options in asked if self._letters and all(map(_is_letter, options))} | self._listed
+        bounded = {i for i in reads if asked[i] in known}
+        tails = self._tails(wanted, batch, continuations, bounded, owner)
         return [
             self._likelihood(i, d, c, tops, reads, tails)
             for i, (d, c) in enumerate(zip(batch, continuations, strict=True))
         ]
 
     def _tails(
-        self, asked: Mapping[Place, tuple[Dialogue, str, bool]], owner: str
+        self,
+        wanted: Sequence[Place],
+        batch: Sequence[Dialogue],
+        continuations: Sequence[Sequence[str]],
+        bounded: Collection[int],
+        owner: str,
     ) -> dict[Place, tuple[float, Answered] | Unanswered]:
         """Log-probabilities of continuations from their own tokens, where the server tells of a prompt's tokens.
 
-        Where it does not, those that may do without (the third of each) are left out: they keep what first tokens say.
+        Where it does not, the items in `bounded` are left out: their options keep what first tokens say.
         """
         requests: dict[Place, Request] = {}
-        for place, (dialogue, continuation, optional) in asked.items():
-            request = prompt_request(self.address, dialogue, continuation, owner)
+        for i, n in wanted:
+            continuation = continuations[i][n]
+            request = prompt_request(self.address, batch[i], continuation, owner)
             if request is not None:
-                requests[place] = request
-            elif not optional:
+                requests[i, n] = request
+            elif i not in bounded:
                 raise BackendError(
                     f"{self.model}: {continuation.strip()!r} is more than one token there, and the server tells "
                     "nothing of a prompt's tokens: use a template pack with options of one letter, or `mode: vote`"
@@ -174,7 +186,7 @@ class EndpointBackend:
             if isinstance(answer, Unanswered):
                 found[place] = answer
                 continue
-            total = read_tail(answer.prompt, asked[place][1])
+            total = read_tail(answer.prompt, continuations[place[0]][place[1]])
             fault = "no token begins where the option does"
             found[place] = Unanswered(kind="invalid_answer", message=fault) if total is None else (total, answer)
         return found
@@ -203,6 +215,7 @@ class EndpointBackend:
         note: dict[str, JsonValue] = {"model": said[0].served, "fingerprint": said[0].fingerprint}
         if i in reads:
             unlisted: list[JsonValue] = [options[n].strip() for n in reads[i].unlisted if (i, n) not in tails]
+            # mode `score` reads which grades were not listed
             note |= {"missing_mass": round(reads[i].missing, 6)} | ({"unlisted": unlisted} if unlisted else {})
         if dialogue[-1].role == "assistant" and not is_raw_text(dialogue):
             note["opening"] = "continued" if self._server.owner() in CONTINUING else "as a turn"
@@ -212,6 +225,10 @@ class EndpointBackend:
     def room(self, dialogue: Dialogue) -> int:
         """A very large number: the server says itself what is too long, which is then the item's failure."""
         return UNKNOWN_ROOM
+
+
+def _is_letter(option: str) -> bool:
+    return len(option.strip()) == 1
 
 
 def _by_tokens(

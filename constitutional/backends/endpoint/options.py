@@ -43,8 +43,8 @@ def read_top(top: Tokens, options: Sequence[str]) -> Read:
     missing = max(0.0, 1 - math.fsum(math.exp(value) for _, value in top))
     shares = [[value for token, value in top if token.strip() == option.strip()] for option in options]
     unlisted = tuple(i for i, share in enumerate(shares) if not share)
-    # next to impossible is no evidence: it must not make another, of which nothing is known, a sure one
-    known = any(math.exp(value) for share in shares for value in share)
+    # what stands at the floor is no evidence: `_bound` leaves it out, and another, not listed, would be sure beside it
+    known = any(math.exp(value) for share in shares for value in share)  # 0 of what is next to impossible
     split = tuple(i for i in unlisted if _begun(top, options[i].strip(), blank=not known) >= SPLIT)
     if not known:
         return Read((-math.inf,) * len(options), missing, unlisted, split)

@@ -42,8 +42,11 @@ class _Progress:
         tell(self.made, self.wanted, f"calls done{more}")
 
     def trouble(self, fault: Fault) -> None:
-        """A server that is not there is waited for, as long as the patience lasts."""
-        self.say(f"; asking again: {fault}")
+        """A server that is not there is waited for, as long as the patience lasts; first for its list of models."""
+        if self.wanted:
+            self.say(f"; no answer: {fault}")
+        else:
+            tell(0, 1, f"lists of models; no answer: {fault}")
 
 
 class Server:

@@ -7,7 +7,8 @@ that they are equal. Two judges that differ only in how they space their grades 
 
 A grade that begins another one ("1", "10") counts only as far as it ends there: its probability is less by that of what
 would make the longer one of it. So the sum is right whether a tokenizer has a token for "10" or writes it digit by
-digit: where a server lists no token for the longer grade, it has what makes it of the shorter one.
+digit: where a server lists no token for the longer grade, it has what makes it of the shorter one, or its bound where
+that is greater.
 """
 
 from __future__ import annotations
