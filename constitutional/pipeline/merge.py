@@ -23,7 +23,7 @@ from constitutional.records import Judgment
 from constitutional.runs import load_result, open_run, write_atomic
 from constitutional.runs.chunk_files import CHUNKS, PLAN, STARTED, chunk_file, read_plan
 from constitutional.runs.logs import json_bytes, read_rows
-from constitutional.runs.manifest import MANIFEST, InputStamp, now
+from constitutional.runs.manifest import MANIFEST, InputStamp, finished_results, now
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,7 @@ def _check_run(run: Path, into: Path, part: _Part) -> None:
     there = load_result(into)
     if there is not None and _stamps(there.manifest.inputs) == part.inputs:
         raise RunError(f"{run}: {part.shard.stage} is finished there already")
-    found = (load_result(path.parent) for path in run.glob(f"stages/*/*/{MANIFEST}"))
-    built = {result.manifest.built for result in found if result is not None}
+    built = {result.manifest.built for result in finished_results(run)}
     for name, stamp in part.inputs.items():
         if stamp["built"] not in built:
             raise RunError(f"{run}: not the run the shards were copied from: it has not the '{name}' that they read")

@@ -132,16 +132,19 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise RunError(f"{path}: not a manifest that this version reads; delete {folder} to redo the stage") from error
 
 
+def read_result(folder: Path) -> StageResult | None:
+    """The finished stage in a folder; None when it has no manifest or an output is gone. Raises as `read_manifest`."""
+    manifest = read_manifest(folder)
+    complete = manifest is not None and all((folder / name).is_file() for name in manifest.outputs)
+    return StageResult(folder, manifest) if manifest is not None and complete else None
+
+
 def load_result(folder: Path) -> StageResult | None:
-    """The finished stage in a folder; None when there is no readable manifest or an output is gone. Needs no lock."""
+    """As `read_result`, and None where the manifest cannot be read. Needs no lock."""
     try:
-        manifest = read_manifest(folder)
+        return read_result(folder)
     except RunError:
         return None
-    if manifest is None:
-        return None
-    complete = all((folder / name).is_file() for name in manifest.outputs)
-    return StageResult(folder, manifest) if complete else None
 
 
 def finished_results(run: Path) -> list[StageResult]:

@@ -34,10 +34,9 @@ from constitutional.runs.manifest import (
     Manifest,
     StageResult,
     git_commit,
-    load_result,
     now,
     package_versions,
-    read_manifest,
+    read_result,
 )
 
 T = TypeVar("T")
@@ -81,8 +80,7 @@ class Stage:
         Raises:
             RunError: its manifest cannot be read: what cannot be told to be stale is not removed.
         """
-        read_manifest(self._path)
-        result = load_result(self._path)
+        result = read_result(self._path)
         if result is None or result.manifest.inputs != self._inputs:
             return None
         own = leads() and self._take is None
