@@ -27,7 +27,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from engine_cases import matrices, matrix_rate, memory_rate, timed, verdict
+from engine_cases import matrices, matrix_rate, memory_rate, network_as_shipped, timed, verdict
 
 from constitutional.backends import kept_dialogues, open_backend
 from constitutional.backends.cpu import resolved_dtype
@@ -97,7 +97,8 @@ def wanted(count: int, speeds: dict[str, float]) -> list[tuple[str, float, str, 
 def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespace) -> Turns | None:
     """One of ENGINES; None, with a line that says why, where it cannot be had."""
     if name == "plain":
-        return lambda prompts: three_turns(lambda batch, seed: _plain(backend, batch, sampling, seed), prompts)
+        net = network_as_shipped(f"embedded:{arguments.model}", backend._net)
+        return lambda prompts: three_turns(lambda batch, seed: _plain(net, backend, batch, sampling, seed), prompts)
     engine = backend
     if name.startswith("openvino"):
         try:
@@ -119,12 +120,14 @@ def way(name: str, backend: Any, sampling: Sampling, arguments: argparse.Namespa
     return turns
 
 
-def _plain(backend: Any, dialogues: Sequence[Dialogue], sampling: Sampling, seed: int) -> list[tuple[str, int, int]]:
+def _plain(
+    net: Any, backend: Any, dialogues: Sequence[Dialogue], sampling: Sampling, seed: int
+) -> list[tuple[str, int, int]]:
     prompts = [encode_dialogue(backend.tokenizer, dialogue) for dialogue in dialogues]
     found = []
     for prompt, ids in zip(
         prompts,
-        _generate(backend._net, backend.tokenizer, prompts, sampling, backend._stop_ids, seed),
+        _generate(net, backend.tokenizer, prompts, sampling, backend._stop_ids, seed),
         strict=True,
     ):
         end = next((i for i, token in enumerate(ids) if token in backend._stop_ids), len(ids))

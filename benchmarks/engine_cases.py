@@ -89,6 +89,22 @@ def matrices(net: Any) -> list[Any]:
     return [module.weight for module in net.base_model.modules() if isinstance(module, torch.nn.Linear)]
 
 
+def network_as_shipped(spec: str, like: Any) -> Any:
+    """A model's network as transformers opens it, with nothing of ours in it: what ours is held against.
+
+    Args:
+        spec: `embedded:NAME` or `local:FOLDER`.
+        like: the network of it that we opened, for the type of number and the device.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from constitutional.backends.embedded import converted_folder
+
+    kind, _, name = spec.partition(":")
+    folder = converted_folder(name) if kind == "embedded" else name
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=like.dtype).to(like.device).eval()
+
+
 def machine() -> str:
     """What is computed on."""
     import torch

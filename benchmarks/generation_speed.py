@@ -22,7 +22,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from critique_revise import limit
-from engine_cases import machine, matrix_rate, memory_rate, timed
+from engine_cases import machine, matrix_rate, memory_rate, network_as_shipped, timed
 
 from constitutional.backends import open_backend
 from constitutional.backends.cpu import resolved_dtype
@@ -72,11 +72,11 @@ def main() -> None:
 
 
 def padded(model: str, backend: Any, sampling: Sampling) -> Callable[[Sequence[Dialogue]], Written]:
-    stops = set(backend._stop_ids)
+    stops, net = set(backend._stop_ids), network_as_shipped(model, backend._net)
 
     def write(dialogues: Sequence[Dialogue]) -> Written:
         prompts = [encode_dialogue(backend.tokenizer, dialogue) for dialogue in dialogues]
-        written = _generate(backend._net, backend.tokenizer, prompts, sampling, sorted(stops), 1)
+        written = _generate(net, backend.tokenizer, prompts, sampling, sorted(stops), 1)
         return [next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids)) for ids in written]
 
     return write

@@ -181,5 +181,7 @@ def test_the_benchmarks_of_a_gpu_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     assert bars["float32, transcript: difference from a plain forward"] < 1e-4 and len(bars) == 3
     for name in ("padded", "slots"):
-        assert generation_speed.ENGINES[name]("tiny", backend, DRAWS["drawn"])(ASKED) == [12] * len(ASKED)
+        assert generation_speed.ENGINES[name](f"local:{tmp_path / 'tiny'}", backend, DRAWS["drawn"])(ASKED) == [
+            12
+        ] * len(ASKED)
     assert limit(backend, [[(9, 12)]], matrix_rate(backend._net, "float32")[0], memory_rate(NAME, 1)) > 0

@@ -98,7 +98,7 @@ def test_a_small_budget_changes_nothing_but_what_is_read(backend, budget, monkey
 
     def watched(self, ids, stored):
         add(self, ids, stored)
-        most.append((self.tokens, sum(map(len, self._ordered)), sum(len(one[0]) for one in self._stored.values())))
+        most.append((self.tokens, sum(map(len, self._ordered)), sum(one[0].shape[1] for one in self._stored.values())))
 
     monkeypatch.setattr(KeptDialogues, "add", watched)
     monkeypatch.setattr(local, "KeptDialogues", lambda: KeptDialogues(budget))

@@ -18,6 +18,7 @@ import torch
 from constitutional.activity import tell
 from constitutional.backends.drawing import penalise_repetition, pick
 from constitutional.backends.kept import KeptDialogues, shared_beginning
+from constitutional.backends.narrow import narrow_products
 from constitutional.backends.slot_cache import SlotCache
 from constitutional.records import Sampling, digest, seed_for
 
@@ -29,6 +30,9 @@ CACHE_TOKENS = 16_384
 
 PREFILL_TOKENS = 4_096
 """Bound of one forward over new prompts: rows x the longest of them."""
+
+CPU_FORWARD, GPU_FORWARD = 64, 2_048
+"""What a forward costs besides its tokens, in tokens: its weights are read, and its steps begun."""
 
 _NOTHING = torch.zeros(0, dtype=torch.long)
 """Of which positions a forward that only reads gives logits."""
@@ -87,9 +91,10 @@ def decode(
         tell(len(found), len(prompts), f"texts written, {sum(len(row.drawn) for row in rows)} tokens")
 
     tell_step()
-    for group in _groups(rows, sampling.max_tokens):
-        for row in _decode_group(net, group, sampling, finished, kept, tell_step):
-            found[row.number] = row.drawn
+    with narrow_products(net):
+        for group in _groups(rows, sampling.max_tokens):
+            for row in _decode_group(net, group, sampling, finished, kept, tell_step):
+                found[row.number] = row.drawn
     tell_step()
     return [found[number] for number in range(len(prompts))]
 
@@ -188,15 +193,31 @@ def _place(cache: SlotCache, new: list[_Row], start: int, shared: int, kept: Kep
 
 def _read_prompts(net: Any, cache: SlotCache, new: Sequence[_Row], start: int) -> None:
     """Reads new prompts into the slots from `start` on, all but the last token: their first step reads that one."""
-    batch: list[_Row] = []
-    for row in new:
-        if batch and (len(batch) + 1) * batch[0].unread > PREFILL_TOKENS:
-            _read_batch(net, cache, batch, start)
-            start += len(batch)
-            batch = []
-        batch.append(row)
-    if batch:
-        _read_batch(net, cache, batch, start)
+    forward = CPU_FORWARD if net.device.type == "cpu" else GPU_FORWARD
+    for count in batch_sizes([row.unread for row in new], forward):
+        _read_batch(net, cache, new[:count], start)
+        new, start = new[count:], start + count
+
+
+def batch_sizes(lengths: Sequence[int], forward: int) -> list[int]:
+    """How many rows to read at a time, so that as little as can be is spent on filling and on forwards.
+
+    Args:
+        lengths: tokens of each row, the longest first; a batch is as wide as its first.
+        forward: what a forward costs besides its tokens, in tokens.
+    """
+    # the least cost of reading all rows from each on, and how many of them go into its first batch
+    costs, counts = [0] * (len(lengths) + 1), [0] * len(lengths)
+    for first in reversed(range(len(lengths))):
+        most = max(1, min(len(lengths) - first, PREFILL_TOKENS // max(1, lengths[first])))
+        costs[first], counts[first] = min(
+            (forward + count * lengths[first] + costs[first + count], count) for count in range(1, most + 1)
+        )
+    found, first = [], 0
+    while first < len(lengths):
+        found.append(counts[first])
+        first += counts[first]
+    return found
 
 
 def _read_batch(net: Any, cache: SlotCache, batch: Sequence[_Row], start: int) -> None:

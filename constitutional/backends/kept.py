@@ -18,7 +18,7 @@ KEPT_TOKENS = 24_576
 written longest ago is dropped first, and then read again."""
 
 Stored = list[torch.Tensor]
-"""Keys and values of one sequence, per layer and kind: tokens x heads x width."""
+"""Keys and values of one sequence, per layer and kind: heads x tokens x width."""
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from constitutional.backends.narrow import product
+
 SCRATCH = 2**24
 """Weights widened at a time (64 MB): a matrix of a 1.5B model in one piece, its vocabulary head in several."""
 
@@ -41,5 +43,5 @@ def _linear(module: nn.Linear, scratch: torch.Tensor, values: torch.Tensor) -> t
     for start in range(0, module.out_features, rows):
         piece = module.weight[start : start + rows]
         wide = scratch[: piece.numel()].view_as(piece).copy_(piece)
-        parts.append(nn.functional.linear(values, wide, None if bias is None else bias[start : start + rows]))
+        parts.append(product(values, wide, None if bias is None else bias[start : start + rows]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
