@@ -11,6 +11,7 @@ from typing import Any
 
 from constitutional.errors import ConfigError
 from constitutional.extends import beside, extended
+from constitutional.principles import Constitution
 from constitutional.settings import Recipe
 from constitutional.validation import Loc, Marks, locate, validate
 from constitutional.yamlfile import load_yaml, parse_scalar, parse_yaml
@@ -40,11 +41,19 @@ def recipe_marks(path: Path, overrides: Sequence[str] = ()) -> Marks:
 
 def _laid(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Marks]:
     data, marks = _load(path, ())
-    if {"id", "title"} <= data.keys():
+    if holds_constitution(data):
         raise ConfigError(f"{path}: a constitution, where a recipe is wanted")
     for override in overrides:
         _override(data, marks, override)
     return data, marks
+
+
+def holds_constitution(data: object) -> bool:
+    """Whether what a file holds has more of a constitution than of a recipe, though it be neither."""
+    if not isinstance(data, dict):
+        return False
+    keys = data.keys() - (Recipe.model_fields.keys() & Constitution.model_fields.keys())
+    return len(keys & Constitution.model_fields.keys()) > len(keys & Recipe.model_fields.keys())
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -133,6 +142,8 @@ def _override(data: dict[str, Any], marks: Marks, override: str) -> None:
     keys: Loc = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
         raise ConfigError(f"{place}: expected section.key=value")
+    if keys[0] == "extends":
+        raise ConfigError(f"{place}: extends: is read before anything is set: name the files in the recipe")
     node = data
     for depth, key in enumerate(keys[:-1], start=1):
         if not isinstance(node.get(str(key)), dict):

@@ -32,7 +32,7 @@ class PackSettings(Record):
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    version: Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
     title: str
     extends: str | None = None
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()

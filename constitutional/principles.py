@@ -10,7 +10,7 @@ from constitutional.few_shots import FewShots, Kind
 from constitutional.records import Record, short_digest
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
-Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+Version = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
 Phase = Literal["revise", "judge", "evaluate"]
 CHECK = r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z0-9][\w.-]*)$"
 """How a check is named: `package.module:callable`, or the name of an entry point."""

@@ -19,7 +19,7 @@ Marks = dict[Loc, str]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-_FORMS = {r"^\d+\.\d+\.\d+$": "expected three numbers, such as 1.0.0"}
+_FORMS = {r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$": "expected three numbers, such as 1.0.0"}
 """What a pattern means, where its letters do not say it."""
 
 
@@ -76,10 +76,15 @@ def _lines(
         if item["type"] == "too_short" and any(other["loc"][:-1][: len(item["loc"])] == item["loc"] for other in items):
             continue  # pydantic counts only the items that are good
         place, found = locate(marks, item["loc"])
+        if item["type"] == "value_error":  # of a mapping as a whole: what was set in it last is what is wrong
+            place = next(
+                (at for loc, at in reversed(marks.items()) if loc[: len(found)] == found and _is_set(at)), place
+            )
         keys = (*under, *found)
         start = f"{place}: {'.'.join(map(str, keys))}: " if keys else f"{place}: "
         if item["type"] == "missing":
-            told[start, f"missing key '{item['loc'][-1]}'"] = [""]
+            name = item["loc"][-1]
+            told[start, f"item {name + 1} is missing" if isinstance(name, int) else f"missing key '{name}'"] = [""]
         elif item["type"] == "extra_forbidden":
             *parents, name = found
             hint = nearest(str(name), (*_fields(model, tuple(parents)), *(() if parents else known)))
@@ -88,10 +93,16 @@ def _lines(
                 listed.add(hint)  # a list of legal keys is given once
         else:
             quote = ": quote it" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
-            end = f" (got {_shown(item['input'])}{quote})"
+            whole = item["type"] == "value_error" and isinstance(item["input"], dict)
+            end = "" if whole else f" (got {_shown(item['input'])}{quote})"
             wanted = _FORMS.get(str(item.get("ctx", {}).get("pattern")), item["msg"].removeprefix("Value error, "))
             told.setdefault((start, end), []).append(wanted)
     return [one_line(start + " or ".join(dict.fromkeys(texts)) + end) for (start, end), texts in told.items()]
+
+
+def _is_set(place: str) -> bool:
+    """Whether a place is no file's."""
+    return place.startswith("--set ")
 
 
 def _shown(value: Any) -> str:

@@ -124,6 +124,10 @@ def test_overrides_read_as_yaml_and_win(tmp_path: Path) -> None:
         ("a..b=1", "expected section.key=value"),
         ("=1", "expected section.key=value"),
         ("pm.heldout=1e999", "number out of range"),
+        ("judging.labels=b", "judging: labels: no judge is called 'b' (known: judge)"),
+        ("extends=nope.yaml", "extends: is read before anything is set: name the files in the recipe"),
+        ("label.clamp=[0.4]", "label.clamp: item 2 is missing"),
+        ("stages=[]", "stages: Tuple should have at least 1 item after validation, not 0 (got a list)"),
     ],
 )
 def test_bad_overrides_are_quoted(tmp_path: Path, override: str, line: str) -> None:

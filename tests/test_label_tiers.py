@@ -12,6 +12,7 @@ from recipes import write_recipe
 
 from constitutional.audit.trace import render_trace, trace
 from constitutional.config import load_recipe
+from constitutional.constitution import load_constitution
 from constitutional.feedback.label import label
 from constitutional.pipeline import run_recipe
 from constitutional.principles import Principle
@@ -139,7 +140,8 @@ def test_the_rule_in_a_run(tmp_path: Path) -> None:
 
     def labels(*sets: str) -> tuple[list[Preference], set[str]]:
         settings = load_recipe(recipe, ("judging.principles_per_comparison=all", *sets))
-        steps = run_recipe(settings, recipe, tmp_path / "run", accept_constitution="tiny@1.0.0").steps
+        now = load_constitution(str(constitution)).digest
+        steps = run_recipe(settings, recipe, tmp_path / "run", accept_constitution=now).steps
         found = next(step.result for step in steps if step.name == "label").records(Preference)
         return found, {step.name for step in steps if not step.reused}
 

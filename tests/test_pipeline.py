@@ -270,7 +270,8 @@ def test_a_run_goes_on_under_another_constitution_only_when_that_is_asked_for_by
     code, text = cli(*arguments)
     assert code != 0 and text.count("\n") == 1
     assert first in text and f"{second}; principles: 1 changed)" in text and f"--accept-constitution {second}" in text
-    assert cli(*arguments, "--accept-constitution", first)[0] != 0
+    for other in (first, "tiny@1.0.0"):  # the name of both tells them not apart
+        assert cli(*arguments, "--accept-constitution", other)[0] != 0
     assert outcome(tmp_path / "run") == before and not (tmp_path / "run" / "constitutions" / f"{second}.json").exists()
     assert cli(*arguments, "--accept-constitution", second)[0] == 0
     kept = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "run" / "constitutions").iterdir()}
@@ -281,6 +282,11 @@ def test_a_run_goes_on_under_another_constitution_only_when_that_is_asked_for_by
         assert code == 0 and "PROBLEM" not in text, text
         assert f"constitution: tiny@1.0.0 digest {first}, not the present one ({second})" in text
     assert "comparison_request: Which response is more kind?" in cli("trace", str(tmp_path / "run"), judged)[1]
+    by_name = cli("trace", str(tmp_path / "run"), "--principle", "kind@1.0.0")[1]
+    (line,) = [line for line in by_name.splitlines() if "its text was changed under one name" in line]
+    counts = [int(count) for count in re.findall(r"(\d+) under [0-9a-f]{16}", line)]
+    total = re.search(r"ledger: (\d+) judgments", by_name)
+    assert total is not None and len(counts) == 2 and sum(counts) == int(total.group(1)) and all(counts)
     (tmp_path / "run" / "constitutions" / f"{first}.json").rename(tmp_path / "aside.json")
     assert "PROBLEM: recorded with digest" in cli("trace", str(tmp_path / "run"), judged)[1]
     (tmp_path / "aside.json").rename(tmp_path / "run" / "constitutions" / f"{first}.json")

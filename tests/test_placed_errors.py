@@ -10,6 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from recipes import write_recipe
+from tiny_model import save_tiny_model
 from typer.testing import CliRunner
 
 from constitutional.cli.app import app
@@ -200,3 +201,35 @@ def test_the_schema_of_recipes_fits_every_shipped_one(path: Path) -> None:
     assert list(checked.iter_errors({**data, "sedd": 1})) and list(checked.iter_errors({**data, "seed": "one"}))
     required = {name: data[name] for name in data if name not in ("constitution", "extends")}
     assert list(checked.iter_errors(required))
+
+
+def test_a_constitution_with_a_slip_in_it_is_told_as_one(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    path = tmp_path / "constitution.yaml"
+    whole = path.read_text()
+    for slip, said in (("titel: Tiny", "unknown key 'titel' (did you mean 'title'?)"), ("", "missing key 'title'")):
+        path.write_text(whole.replace("title: Tiny", slip, 1))
+        told = refused("validate", path)
+        assert said in told and "policy" not in told
+    recipe.write_text(recipe.read_text().replace("policy:", "polici:"))
+    assert "unknown key 'polici' (did you mean 'policy'?)" in refused("validate", recipe)
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("gate: {fallback: provenance, human: nope.jsonl}", "gate.human"),
+        ("pm: {human: [{path: nope.jsonl}]}", "pm.human"),
+        ("evaluation: {perplexity: {answers: nope.jsonl}}", "evaluation.perplexity.answers"),
+    ],
+)
+def test_a_file_that_is_asked_for_late_is_missed_at_once(tmp_path: Path, line: str, key: str) -> None:
+    recipe = write_recipe(tmp_path)
+    name = line.partition(":")[0]
+    kept = [text for text in recipe.read_text().splitlines() if not text.startswith((name, "stages"))]
+    recipe.write_text("\n".join([*kept, line]) + "\n")
+    save_tiny_model(tmp_path / "policy", context=512)
+    sets = ("--set", "policy=local:policy", "--set", "feedback=scripted:model.yaml")
+    told = refused("run", recipe, "--out", tmp_path / "run", *sets)
+    assert told.startswith(f"{recipe}:{len(kept) + 1}:") and f" {key}: nope.jsonl: no such file" in told, told
+    assert not (tmp_path / "run").exists()

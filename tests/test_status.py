@@ -55,6 +55,7 @@ def test_the_table_is_plain_text(run: Path) -> None:
     assert lines[1].split()[:2] == ["step", "state"] and lines[2].startswith("revise")
     assert [line.split()[0] for line in lines[2:13]] == list(STEP_NAMES)
     assert "ledger: " in text and "not in use" in text and "\x1b" not in text
+    assert "tokens: without those of sample" in text
 
 
 def test_the_peak_memory_is_that_of_the_largest_process(tmp_path: Path) -> None:

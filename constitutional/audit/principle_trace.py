@@ -55,6 +55,8 @@ class PrincipleTrace(Record):
     principle: str
     title: str
     ledger: dict[str, int]
+    wordings: dict[str, int]
+    """The same by the digest of its text: more than one where that was changed under one name."""
     judgments: tuple[StepJudgments, ...]
     labels: tuple[DecidedLabel, ...]
     rounds: int
@@ -89,6 +91,7 @@ def trace_principle(path: Path, ref: str) -> PrincipleTrace:
             principle=ref,
             title=titles.get(ref, ""),
             ledger=view.ledger.outcomes(ref) if view.ledger is not None else {},
+            wordings=view.ledger.wordings(ref) if view.ledger is not None else {},
             judgments=tuple(_judgments(view, step, ref) for step in _JUDGING if view.step(step) is not None),
             labels=tuple(_labels(view, ref)),
             rounds=rounds,
@@ -102,6 +105,9 @@ def trace_principle(path: Path, ref: str) -> PrincipleTrace:
 def render_principle(found: PrincipleTrace) -> str:
     """The trace as text, one line a fact, long lists of ids cut short; safe to print."""
     lines = [f"principle {found.principle}  {found.title}", f"  ledger: {_counts(found.ledger)}"]
+    if len(found.wordings) > 1:
+        texts = ", ".join(f"{count} under {digest}" for digest, count in found.wordings.items())
+        lines.append(f"    its text was changed under one name: {texts}")
     for step in found.judgments:
         lines.append(f"  judgments of step {step.step}: {_counts(step.outcomes)}{_some(step.ids)}")
     alone = sum(label.share == 1 for label in found.labels)

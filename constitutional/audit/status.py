@@ -114,6 +114,7 @@ def render_status(status: RunStatus) -> str:
         rows.append((step.name, step.state, counts, _pairs(step.failures), time, *tokens))
     total = status.tokens
     sums = (clock(status.seconds), f"{total.prompt_tokens}", f"{total.completion_tokens}")
+    uncounted = any(step.name == "sample" and step.state == "done" for step in status.steps)
     rows.append(("total", "", "", f"{status.failures}" if status.failures else "", *sums))
     widths = [max(len(row[i]) for row in rows) for i in range(7)]
     lines = [
@@ -123,6 +124,8 @@ def render_status(status: RunStatus) -> str:
         for row in rows
     ]
     lines.insert(0, f"run {status.run}")
+    if uncounted:
+        lines.append("tokens: without those of sample, whose records do not keep them")
     if status.peak_memory_mb is not None:
         lines.append(f"peak memory: {status.peak_memory_mb / 1000:.1f} GB")
     if status.judgments is not None:

@@ -24,7 +24,9 @@ def split_spec(spec: str) -> tuple[str, str]:
     kind, colon, rest = spec.partition(":")
     if kind == "openai":
         parse_address(rest)  # an error of its own that does not repeat the text: it may hold a secret
-    if kind not in KINDS or not colon or not rest:
+    if kind in KINDS and not rest:
+        raise ConfigError(f"unknown model spec '{spec}': expected {kind}:NAME")
+    if kind not in KINDS or not colon:
         raise ConfigError(f"unknown model spec '{spec}': expected KIND:NAME{nearest(kind, KINDS)}")
     return kind, rest
 

@@ -11,6 +11,7 @@ import typer
 from constitutional.cli.options import RunPath, Sets, Show
 from constitutional.cli.scaling import Address, EngineName, Shards, Threads, WorkerCount, chosen_engine, with_threads
 from constitutional.cli.testing import Judge, Seed, Templates
+from constitutional.display import printable
 
 if TYPE_CHECKING:
     from constitutional.settings import Recipe
@@ -63,8 +64,10 @@ def judge_pairs(
         f"{counts['records']} pairs, {results['judge'].manifest.counts['records']} judgments; labels: "
         f"{counts['label_a']} a, {counts['label_b']} b, {counts['label_tie']} tie"
     )
+    left_out = {failure.kind: failure for failure in reversed(results["sample"].failures())}  # the first of each kind
     for failure_kind, number in results["sample"].manifest.failures.items():
-        typer.echo(f"{number} rows left out: {failure_kind}")
+        why = f" ({left_out[failure_kind].message})" if failure_kind in left_out else ""
+        typer.echo(printable(f"{number} rows left out: {failure_kind}{why}"))
     typer.echo(f"labels: {results['sample'].folder / 'labels.jsonl'}")
     typer.echo(f"ledger: {outcome.folder / 'ledger.sqlite'}")
     if outcome.bad_items:

@@ -91,7 +91,7 @@ def rounds_table(folder: Path) -> str:
 
 def validate_command(path: Path) -> None:
     """Loads a recipe with everything it names, or a constitution, and says what is in it."""
-    from constitutional.config import load_recipe
+    from constitutional.config import holds_constitution, load_recipe
     from constitutional.constitution import load_composed
     from constitutional.constitution.code import open_checks
     from constitutional.constitution.lock import check_lock
@@ -104,7 +104,7 @@ def validate_command(path: Path) -> None:
         with suppress(ConfigError):  # the name of a shipped constitution
             path = find("constitutions", str(path))
     data, _ = load_yaml(path, ConfigError)
-    if isinstance(data, dict) and {"id", "version", "title"} <= data.keys():
+    if holds_constitution(data):
         composed = load_composed(str(path))
         constitution = composed.constitution
         open_checks(composed)

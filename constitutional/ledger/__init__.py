@@ -139,6 +139,15 @@ class Ledger:
         with naming(self.path):
             return dict(self._connection.execute(count, (principle,)).fetchall())
 
+    def wordings(self, principle: str) -> dict[str, int]:
+        """How many judgments under a principle (`id@version`) were given under each text of it, by its digest."""
+        count = (
+            "SELECT json_extract(payload, '$.principle_digest') AS digest, count(*) FROM judgments "
+            "WHERE principle = ? GROUP BY digest ORDER BY digest"
+        )
+        with naming(self.path):
+            return dict(self._connection.execute(count, (principle,)).fetchall())
+
     def ids(self) -> set[str]:
         """The ids of all judgments."""
         with naming(self.path):

@@ -23,7 +23,7 @@ from constitutional.evaluation.perplexity import (
 from constitutional.feedback.respond import respond
 from constitutional.pipeline.apart import conversation_digest, trained_conversations
 from constitutional.pipeline.context import Context, Lazy
-from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.inputs import Inputs, naming_absent
 from constitutional.prompts import load_pairs
 from constitutional.records import Answer, Failure, Prompt, seed_for, short_digest
 from constitutional.runs import StageResult
@@ -46,7 +46,9 @@ def check_perplexity(inputs: Inputs, steps: Sequence[str]) -> None:
         if spec.startswith("openvino:"):
             raise ConfigError(f"evaluation.perplexity: {spec} gives no log-probabilities: use `embedded:` or `local:`")
     if settings.answers is not None:
-        load_pairs(str(resolve_path(inputs.recipe_file, settings.answers)), 1)
+        path = resolve_path(inputs.recipe_file, settings.answers)
+        with naming_absent("evaluation.perplexity.answers", path):
+            load_pairs(str(path), 1)
     elif not inputs.select("helpful", "heldout"):
         raise DataError(
             "evaluation.perplexity: no held-out helpful prompt to answer: hold some out (prompts.helpful), or name a "

@@ -203,14 +203,14 @@ def _load_prompts(settings: PromptSettings, recipe_file: Path) -> list[Prompt]:
     for kind, source in sources:
         if source is not None:
             path = resolve_path(recipe_file, source.path)
-            with _naming_absent(f"prompts.{kind}.path", path):
+            with naming_absent(f"prompts.{kind}.path", path):
                 prompts += _split_and_cut(load_prompts(str(path), kind), source)
     if not any(p.kind == "red_team" and p.split == "train" for p in prompts):
         raise DataError(f"{settings.red_team.path}: no red-team prompt with split 'train'")
     return prompts
 
 
-def _naming_absent(key: str, path: Path) -> AbstractContextManager[None]:
+def naming_absent(key: str, path: Path) -> AbstractContextManager[None]:
     """Of a file that is not there the setting is what is wrong; of one that is, errors begin with its own lines."""
     return nullcontext() if path.is_file() else naming_key(key)
 
@@ -220,7 +220,7 @@ def _load_pairs(recipe: Recipe, recipe_file: Path) -> LabelledPairs | None:
     if source is None:
         return None
     path = resolve_path(recipe_file, source.path)
-    with _naming_absent("sample.pairs.path", path):
+    with naming_absent("sample.pairs.path", path):
         return read_pairs(str(path), kind=source.kind, seed=recipe.seed, limit=source.limit)
 
 

@@ -17,7 +17,7 @@ from constitutional.errors import ConfigError, DataError, LedgerError, RunError,
 from constitutional.feedback.contrast import contrasting
 from constitutional.feedback.judging.ways import TEMPLATE_OF
 from constitutional.ledger import Ledger
-from constitutional.pipeline.inputs import Inputs
+from constitutional.pipeline.inputs import Inputs, naming_absent
 from constitutional.pipeline.weights import weights_of
 from constitutional.principles import Constitution, Phase
 from constitutional.prompts import load_pairs
@@ -151,7 +151,7 @@ def check_label(inputs: Inputs, steps: Sequence[str]) -> None:
 
 
 def check_human_preferences(inputs: Inputs, steps: Sequence[str]) -> None:
-    """Files of human preferences are there and read as such; data sets on the hub are looked at when they are used.
+    """Files of human preferences, the gate's too, are there and read as such; the hub's are looked at when used.
 
     Raises:
         ConfigError: two of them have one name, by which figures are told.
@@ -160,11 +160,18 @@ def check_human_preferences(inputs: Inputs, steps: Sequence[str]) -> None:
     names = []
     for source in inputs.recipe.pm.human if "pm" in steps or "rl" in steps else ():
         path = resolve_path(inputs.recipe_file, source.path)
-        if path.suffix in (".jsonl", ".json", ".gz"):
-            load_pairs(str(path), 1)
+        _check_pairs("pm.human", path)
         if path.name in names:
             raise ConfigError(f"pm.human: two data sets are called '{path.name}': rename one")
         names.append(path.name)
+    if "gate" in steps and inputs.recipe.gate.human is not None:
+        _check_pairs("gate.human", resolve_path(inputs.recipe_file, inputs.recipe.gate.human))
+
+
+def _check_pairs(key: str, path: Path) -> None:
+    if path.suffix in (".jsonl", ".json", ".gz"):
+        with naming_absent(key, path):
+            load_pairs(str(path), 1)
 
 
 def check_models(inputs: Inputs, steps: Sequence[str]) -> None:
@@ -255,7 +262,8 @@ def check_constitution(run_folder: Path, constitution: Constitution, accepted: s
     """A run folder goes on under the constitution it was made under, or under another one that is asked for by name.
 
     Raises:
-        RunError: another one, and `accepted` is neither its `id@version` nor its digest; says what differs.
+        RunError: another one, and `accepted` is neither its digest nor its `id@version`, which must be another one,
+            too; says what differs.
     """
     path = run_folder / "constitution.json"
     if not path.exists():
@@ -264,9 +272,9 @@ def check_constitution(run_folder: Path, constitution: Constitution, accepted: s
         before = Constitution.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: not a constitution: move the run folder aside") from error
-    if before.digest == constitution.digest or accepted in (constitution.ref, constitution.digest):
+    name = constitution.digest if before.ref == constitution.ref else constitution.ref  # what tells the two apart
+    if before.digest == constitution.digest or accepted in (name, constitution.digest):
         return
-    name = constitution.digest if before.ref == constitution.ref else constitution.ref
     raise RunError(
         f"{run_folder} was made under {before.ref} ({before.digest}), the recipe names {constitution.ref} "
         f"({constitution.digest}; {summary(diff(before, constitution))}): give another --out, or say "

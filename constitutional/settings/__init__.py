@@ -132,7 +132,7 @@ class Recipe(Record):
     policy_engine: Literal["torch", "openvino"] = "torch"
     chunk_size: Count = 16
     checkpoint_every: Count | None = 50
-    stages: tuple[StageName, ...] | None = None
+    stages: Annotated[tuple[StageName, ...], Field(min_length=1)] | None = None
     prompts: PromptSettings | None = None
     sampling: RoleSampling = RoleSampling()
     revise: ReviseSettings = ReviseSettings()
