@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 
 class ConstitutionalError(Exception):
@@ -92,6 +93,16 @@ def nearest(name: str, legal: Iterable[str]) -> str:
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def nearest_file(path: Path) -> str:
+    """A hint naming the file beside a missing one whose name is closest; empty where none is close."""
+    try:
+        names = sorted(other.name for other in path.parent.iterdir() if other.is_file())
+    except (OSError, ValueError):  # no folder, or no name of one
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)  # endings alone make files of a kind alike
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def shortened(text: str, width: int, mark: str = "...") -> str:

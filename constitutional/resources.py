@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from constitutional.errors import ConfigError, nearest
+from constitutional.errors import ConfigError, nearest, nearest_file
 
 Kind = Literal["constitutions", "prompts"]
 
@@ -50,7 +50,7 @@ def find(kind: Kind, name: str) -> Path:
         lacks = f"is a folder without {PACK_FILE}" if kind == "prompts" else "is a folder: name a file in it"
         raise ConfigError(f"no {_LABELS[kind]} '{name}' ({name} {lacks}){nearest(name, known(kind))}")
     if kind == "constitutions" and name.endswith((".yaml", ".yml")):
-        raise ConfigError(f"{name}: no such file{nearest(Path(name).stem, known(kind))}")
+        raise ConfigError(f"{name}: no such file{nearest_file(Path(name)) or nearest(Path(name).stem, known(kind))}")
     raise ConfigError(f"no {_LABELS[kind]} '{name}'{nearest(name, known(kind))}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from constitutional.errors import DataError
+from constitutional.errors import DataError, nearest_file
 
 MAX_LINE = 8 << 20
 MAX_LIST = 256 << 20
@@ -54,7 +54,7 @@ def scan_rows(path_or_hub_id: str, hub_split: str = "train") -> Iterator[tuple[s
     elif _HUB_ID.fullmatch(path_or_hub_id) and path.suffix not in (".jsonl", ".json", ".gz", ".csv"):
         rows = _hub(path_or_hub_id, hub_split)
     else:
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file{nearest_file(path)}")
     empty = True
     for place, row in rows:
         empty = False

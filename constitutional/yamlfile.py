@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from constitutional.errors import ConstitutionalError, one_line
+from constitutional.errors import ConstitutionalError, nearest_file, one_line
 from constitutional.validation import Loc, Marks, validate
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -62,7 +62,8 @@ def load_yaml(path: Path, error_class: type[ConstitutionalError]) -> tuple[Any, 
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise error_class(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        hint = nearest_file(path) if isinstance(error, FileNotFoundError) else ""
+        raise error_class(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}{hint}") from error
     return parse_bytes(raw, str(path), error_class)
 
 

@@ -295,6 +295,20 @@ def test_a_run_goes_on_under_another_constitution_only_when_that_is_asked_for_by
     assert cli(*arguments, "--accept-constitution", "tiny@2.0.0")[0] == 0
 
 
+def test_a_run_does_not_go_among_other_files(tmp_path):
+    recipe, out = write_recipe(tmp_path / "in"), tmp_path / "mine"
+    out.mkdir()
+    (out / ".gitkeep").touch()
+    (out / "notes.txt").write_text("mine\n")
+    code, text = cli("run", str(recipe), "--out", str(out), "--until", "revise")
+    assert code == 1 and f"{out}: holds other files and no run: give another --out" in text
+    assert sorted(path.name for path in out.iterdir()) == [".gitkeep", "notes.txt"]
+    (out / "notes.txt").unlink()
+    assert cli("run", str(recipe), "--out", str(out), "--until", "revise")[0] == 0
+    (out / "notes.txt").write_text("beside a run\n")
+    assert cli("run", str(recipe), "--out", str(out), "--until", "revise")[0] == 0
+
+
 def test_a_deleted_stage_is_rebuilt_with_what_depends_on_it(tmp_path):
     recipe = write_recipe(tmp_path / "in")
     run(recipe, tmp_path / "run")

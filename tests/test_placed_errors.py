@@ -233,3 +233,32 @@ def test_a_file_that_is_asked_for_late_is_missed_at_once(tmp_path: Path, line: s
     told = refused("run", recipe, "--out", tmp_path / "run", *sets)
     assert told.startswith(f"{recipe}:{len(kept) + 1}:") and f" {key}: nope.jsonl: no such file" in told, told
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_not_there_is_told_with_the_nearest_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path)
+    for words in (("validate", tmp_path / "recipe.yml"), ("lint", tmp_path / "constitutoin.yaml")):
+        named = "recipe.yaml" if words[0] == "validate" else "constitution.yaml"
+        assert f"(did you mean '{named}'?)" in refused(*words)
+    recipe.write_text(recipe.read_text().replace("scripted:model.yaml", "scripted:modle.yaml"))
+    assert "(did you mean 'model.yaml'?)" in refused("validate", recipe)
+    recipe.write_text(recipe.read_text().replace("modle", "model").replace("red.jsonl", "rde.jsonl"))
+    assert "no such file (did you mean 'red.jsonl'?)" in refused("validate", recipe)
+    assert "did you mean" not in refused("validate", tmp_path / "none" / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("nope", "unknown model spec 'nope': expected KIND:NAME (known: local, embedded"),
+        ("scripted:", "unknown model spec 'scripted:': expected scripted:NAME"),
+        ("scripted", "unknown model spec 'scripted': expected scripted:NAME"),
+        ("skripted:x", "expected KIND:NAME (did you mean 'scripted'?)"),
+    ],
+)
+def test_a_model_that_is_named_wrongly_is_told_how(tmp_path: Path, spec: str, said: str) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "p"}\n')
+    assert said in refused("coverage", "minimal", "--prompts", tmp_path / "p.jsonl", "--judge", spec)

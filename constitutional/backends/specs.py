@@ -24,10 +24,11 @@ def split_spec(spec: str) -> tuple[str, str]:
     kind, colon, rest = spec.partition(":")
     if kind == "openai":
         parse_address(rest)  # an error of its own that does not repeat the text: it may hold a secret
-    if kind in KINDS and not rest:
+    if kind in KINDS and not rest:  # also of a kind without its colon
         raise ConfigError(f"unknown model spec '{spec}': expected {kind}:NAME")
-    if kind not in KINDS or not colon:
-        raise ConfigError(f"unknown model spec '{spec}': expected KIND:NAME{nearest(kind, KINDS)}")
+    if kind not in KINDS:  # a bare name is near to a kind by chance only
+        hint = nearest(kind, KINDS) if colon else f" (known: {', '.join(KINDS)})"
+        raise ConfigError(f"unknown model spec '{spec}': expected KIND:NAME{hint}")
     return kind, rest
 
 

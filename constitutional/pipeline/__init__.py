@@ -25,6 +25,7 @@ from constitutional.pipeline.lock import write_lock
 from constitutional.pipeline.preflight import (
     check_constitution,
     check_ledger,
+    check_place,
 )
 from constitutional.pipeline.rounds import check_folder, run_rounds
 from constitutional.pipeline.steps import (
@@ -177,6 +178,7 @@ def run_inputs(
     """Runs the steps of loaded inputs once; arguments and errors are those of `run_recipe`."""
     if leads():
         check_recipe(inputs, until)
+        check_place(run_folder)
     team = open_team(budget)
     if team is not None and not leads():
         return _join(team, inputs, run_folder)

@@ -258,6 +258,20 @@ def check_prompts(inputs: Inputs, steps: Sequence[str]) -> None:
         )
 
 
+def check_place(run_folder: Path) -> None:
+    """A run goes into a folder of a run, or into a new or empty one: not among other files.
+
+    Raises:
+        RunError: it holds something else, or cannot be looked at.
+    """
+    try:
+        names = {path.name for path in run_folder.iterdir()} if run_folder.is_dir() else set()
+    except OSError as error:
+        raise RunError(f"cannot read {run_folder}: {error.strerror or error}") from error
+    if not names & {"run.yaml", "stages"} and any(not name.startswith(".") for name in names):
+        raise RunError(f"{run_folder}: holds other files and no run: give another --out")
+
+
 def check_constitution(run_folder: Path, constitution: Constitution, accepted: str | None) -> None:
     """A run folder goes on under the constitution it was made under, or under another one that is asked for by name.
 
