@@ -80,6 +80,11 @@ def test_folders_of_one_store_have_one_holder(tmp_path: Path) -> None:
         assert json.loads((store / ".holder.json").read_text())["pid"] == os.getpid()
     assert elsewhere(one) == elsewhere(other) == elsewhere(store) == 0
     assert not list(store.rglob(".holder.json"))
+    (one / ".lock").unlink(missing_ok=True)
+    (one / ".lock").mkdir()  # it cannot be opened, when the store is held already
+    with pytest.raises((OSError, RunError)):
+        open_run(one)
+    assert not list(store.rglob(".holder.json")) and elsewhere(store) == 0
 
 
 def test_stages_on_another_disk_are_no_store(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from embedded_model import require
 from own_checks import write_module
 from typer.testing import CliRunner
 
-from constitutional.audit.probes import Asking, answer, examples_of, worded
+from constitutional.audit.probes import Answered, Asking, answer, examples_of, worded
 from constitutional.audit.trial import plan, run_trial
 from constitutional.backends import open_backend
 from constitutional.checks import coded_digest
@@ -24,6 +24,7 @@ from constitutional.constitution.code import open_checks
 from constitutional.errors import BackendError, ConfigError, ConstitutionError, LedgerError
 from constitutional.feedback.gate import labelled_examples, measure_gate
 from constitutional.feedback.judge import judge, questions
+from constitutional.feedback.label import Opinion
 from constitutional.ledger import open_ledger, open_ledger_read_only
 from constitutional.statistics import wilson
 from constitutional.templates import load_pack
@@ -391,3 +392,9 @@ def test_on_a_real_model() -> None:
             assert judgment["p_a"] == pytest.approx(1 / (1 + math.exp(sign * (second - first))))
     right = sum((q["judgments"][0]["p_a"] + q["judgments"][1]["p_a"]) / 2 > 0.5 for q in trial["questions"][:3])
     assert trial["overall"]["count"] == right
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.5 + 1e-13, 0), (0.5 - 1e-13, 0), (0.51, 1), (0.49, -1)])
+def test_a_tie_within_rounding_is_right_in_no_probe(p: float, verdict: int) -> None:
+    opinion = Opinion("alpha@1.0.0", p, ("a", "b"), consistent=False)
+    assert Answered(None, (None, None), opinion).verdict == verdict  # type: ignore[arg-type]
