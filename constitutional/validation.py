@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from constitutional.errors import ConstitutionalError, nearest, one_line, shortened
 
@@ -76,10 +78,8 @@ def _lines(
         if item["type"] == "too_short" and any(other["loc"][:-1][: len(item["loc"])] == item["loc"] for other in items):
             continue  # pydantic counts only the items that are good
         place, found = locate(marks, item["loc"])
-        if item["type"] == "value_error":  # of a mapping as a whole: what was set in it last is what is wrong
-            place = next(
-                (at for loc, at in reversed(marks.items()) if loc[: len(found)] == found and _is_set(at)), place
-            )
+        if named := _named(item):  # what is wrong with a mapping as a whole may be of one of its keys
+            place, _ = locate(marks, (*found, *named))
         keys = (*under, *found)
         start = f"{place}: {'.'.join(map(str, keys))}: " if keys else f"{place}: "
         if item["type"] == "missing":
@@ -93,16 +93,20 @@ def _lines(
                 listed.add(hint)  # a list of legal keys is given once
         else:
             quote = ": quote it" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
-            whole = item["type"] == "value_error" and isinstance(item["input"], dict)
-            end = "" if whole else f" (got {_shown(item['input'])}{quote})"
+            end = "" if _of_mapping(item) else f" (got {_shown(item['input'])}{quote})"
             wanted = _FORMS.get(str(item.get("ctx", {}).get("pattern")), item["msg"].removeprefix("Value error, "))
             told.setdefault((start, end), []).append(wanted)
     return [one_line(start + " or ".join(dict.fromkeys(texts)) + end) for (start, end), texts in told.items()]
 
 
-def _is_set(place: str) -> bool:
-    """Whether a place is no file's."""
-    return place.startswith("--set ")
+def _of_mapping(item: ErrorDetails) -> bool:
+    return item["type"] == "value_error" and isinstance(item["input"], dict)
+
+
+def _named(item: ErrorDetails) -> Loc:
+    """The key that a complaint about a mapping as a whole begins with (`labels: no judge is called 'b'`), if any."""
+    named = re.match(r"Value error, ([a-z_]+(?:\.[a-z_]+)*): ", item["msg"]) if _of_mapping(item) else None
+    return tuple(named.group(1).split(".")) if named else ()
 
 
 def _shown(value: Any) -> str:

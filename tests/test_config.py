@@ -124,6 +124,7 @@ def test_overrides_read_as_yaml_and_win(tmp_path: Path) -> None:
         ("a..b=1", "expected section.key=value"),
         ("=1", "expected section.key=value"),
         ("pm.heldout=1e999", "number out of range"),
+        ("prompts=", "prompts: missing"),
         ("judging.labels=b", "judging: labels: no judge is called 'b' (known: judge)"),
         ("extends=nope.yaml", "extends: is read before anything is set: name the files in the recipe"),
         ("label.clamp=[0.4]", "label.clamp: item 2 is missing"),
@@ -132,6 +133,15 @@ def test_overrides_read_as_yaml_and_win(tmp_path: Path) -> None:
 )
 def test_bad_overrides_are_quoted(tmp_path: Path, override: str, line: str) -> None:
     assert error_of(recipe_file(tmp_path), override) == [f"--set {override}: {line}"]
+
+
+def test_what_a_file_leaves_out_is_not_told_of_something_else_that_was_set(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "name: n\nconstitution: minimal\npolicy: scripted:m.yaml\njudging: {labels: b}\n")
+    assert error_of(path, "seed=3", "judging.limit=3") == [
+        "run.yaml:4:11: judging: labels: no judge is called 'b' (known: judge)"
+    ]
+    path.write_text(path.read_text().replace("judging: {labels: b}\n", ""))
+    assert error_of(path, "seed=3", "judging.limit=3") == ["run.yaml:1:1: prompts: missing"]
 
 
 def test_extends_lays_files_over_one_another(tmp_path: Path) -> None:

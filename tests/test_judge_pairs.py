@@ -8,6 +8,7 @@ from shared_data import sample
 
 from constitutional.audit.current import open_view
 from constitutional.audit.judged import read_judged
+from constitutional.audit.status import status
 from constitutional.cli.pairs import pairs_recipe
 from constitutional.errors import ConfigError, DataError, RunError
 from constitutional.interop.annotated_pairs import (
@@ -64,6 +65,7 @@ def test_the_folder_holds_comparisons_labels_failures_and_a_ledger(run: Path) ->
 
 def test_a_second_run_asks_nothing_and_a_killed_one_goes_on_to_the_same_bytes(run: Path, tmp_path: Path) -> None:
     again = judge(run.parent, run.parent / "p.jsonl")
+    assert not status(run).uncounted  # people's answers: nobody was asked for them
     assert all(step.reused for step in again.steps)
     recipe_file = run.parent / "p.jsonl"
     judge(tmp_path, recipe_file, "judging.limit=5")

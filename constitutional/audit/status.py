@@ -53,6 +53,8 @@ class RunStatus(Record):
     steps: tuple[StepStatus, ...]
     seconds: float
     tokens: Usage
+    uncounted: bool
+    """Whether `sample` asked a model: what its records say is no part of `tokens`."""
     failures: int
     peak_memory_mb: float | None
     """Most memory a process held that worked on the run, model files it had mapped included."""
@@ -80,6 +82,7 @@ def status(path: Path) -> RunStatus:
             steps=steps,
             seconds=sum(step.seconds or 0.0 for step in steps),
             tokens=total_tokens(costs),
+            uncounted=view.step("sample") is not None and view.recipe.get("sample", {}).get("pairs") is None,
             failures=sum(sum(step.failures.values()) for step in steps),
             peak_memory_mb=_peak_memory(path / "events.jsonl"),
             judgments=view.ledger.count() if view.ledger else None,
@@ -114,7 +117,6 @@ def render_status(status: RunStatus) -> str:
         rows.append((step.name, step.state, counts, _pairs(step.failures), time, *tokens))
     total = status.tokens
     sums = (clock(status.seconds), f"{total.prompt_tokens}", f"{total.completion_tokens}")
-    uncounted = any(step.name == "sample" and step.state == "done" for step in status.steps)
     rows.append(("total", "", "", f"{status.failures}" if status.failures else "", *sums))
     widths = [max(len(row[i]) for row in rows) for i in range(7)]
     lines = [
@@ -124,7 +126,7 @@ def render_status(status: RunStatus) -> str:
         for row in rows
     ]
     lines.insert(0, f"run {status.run}")
-    if uncounted:
+    if status.uncounted:
         lines.append("tokens: without those of sample, whose records do not keep them")
     if status.peak_memory_mb is not None:
         lines.append(f"peak memory: {status.peak_memory_mb / 1000:.1f} GB")

@@ -32,7 +32,8 @@ PREFILL_TOKENS = 4_096
 """Bound of one forward over new prompts: rows x the longest of them."""
 
 CPU_FORWARD, GPU_FORWARD = 64, 2_048
-"""What a forward costs besides its tokens, in tokens: its weights are read, and its steps begun."""
+"""What a forward costs besides its tokens, in tokens: its weights are read, and its steps begun. Of two AMD cores by
+`benchmarks/few_rows.py`, rounded up for the rest of a forward; of a GPU a guess, none was measured."""
 
 _NOTHING = torch.zeros(0, dtype=torch.long)
 """Of which positions a forward that only reads gives logits."""

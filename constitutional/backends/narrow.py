@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 NARROW = 128
-"""Most rows of a product that is turned: with more of them nothing is won (docs/LOG.md)."""
+"""Most rows of a product that is turned: of 256 nothing is won (docs/performance.md)."""
 
 
 @contextmanager
 def narrow_products(net: Any) -> Iterator[None]:
     """Within it a network's linear layers multiply few rows as weights times rows, on a CPU and of 32 bits or more.
 
-    What is added up is the same. MKL multiplies rows times weights at a fraction of the rate then (docs/LOG.md).
+    What is added up is the same. On AMD, MKL multiplies rows times weights at a fraction of that rate (docs/LOG.md).
     """
     layers = [module for module in net.modules() if type(module) is nn.Linear and _may_turn(module)]
     for layer in layers:
