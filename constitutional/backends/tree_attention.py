@@ -10,7 +10,7 @@ blocks; one that makes a new mask of it loses them and computes densely, which i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,19 +84,30 @@ def tree_attention(
     heads, tokens, shared = query.shape[1], query.shape[2], key.shape[1]
     # query heads that share keys and values stand as one more dimension: nothing is repeated in memory
     queries = query[0].view(shared, heads // shared, tokens, query.shape[3])
+    found = _attended(blocks, queries, key[0], value[0], scaling)
+    if torch.is_grad_enabled():  # each write into one output would make autograd copy that output on the way back
+        return torch.cat(list(found), 2).flatten(0, 1).transpose(0, 1)[None].contiguous(), None
     output = value.new_empty(1, tokens, heads, value.shape[3])
     places = output[0].view(tokens, shared, heads // shared, value.shape[3]).permute(1, 2, 0, 3)
+    for block, part in zip(blocks, found, strict=True):
+        places[:, :, block.start : block.end] = part
+    return output, None
+
+
+def _attended(
+    blocks: Sequence[Block], queries: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> Iterator[torch.Tensor]:
+    """What the nodes of each block read: key heads x query heads of one key x nodes x width."""
     # tokens first, as projections leave them: otherwise every block's gathering begins with a copy of the whole tree
-    rows = [stored[0].transpose(0, 1).contiguous() for stored in (key, value)]
+    rows = [stored.transpose(0, 1).contiguous() for stored in (key, value)]
     for block in blocks:
         keys, values = (
-            stored.index_select(0, block.seen).transpose(0, 1)[:, None].expand(-1, heads // shared, -1, -1)
+            stored.index_select(0, block.seen).transpose(0, 1)[:, None].expand(-1, queries.shape[1], -1, -1)
             for stored in rows
         )
-        places[:, :, block.start : block.end] = torch.nn.functional.scaled_dot_product_attention(
+        yield torch.nn.functional.scaled_dot_product_attention(
             queries[:, :, block.start : block.end], keys, values, attn_mask=block.mask, scale=scaling
         )
-    return output, None
 
 
 AttentionInterface.register(NAME, tree_attention)

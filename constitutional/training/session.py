@@ -21,6 +21,7 @@ from constitutional.training.folders import replacing, save_merged
 from constitutional.training.fused_head import labelled_positions_only
 from constitutional.training.guards import WeightWatch
 from constitutional.training.launches import ADAPTERS
+from constitutional.training.prefix_sharing import sharing_prefixes
 from constitutional.training.resuming import Keeper, SharedOrder, quiet
 from constitutional.training.rewards import Rewards
 
@@ -73,7 +74,8 @@ def train(
     found = newest(checkpoints)
     if checkpoints is not None:
         trainer.add_callback(Keeper(trainer, checkpoints, reward, found))
-    with naming_the_last(checkpoints), quiet("transformers.trainer"):
+    shared = sharing_prefixes(trainer.model, getattr(trainer, "ref_model", None))
+    with naming_the_last(checkpoints), quiet("transformers.trainer"), shared:
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
     if reward is not None:
         reward.require_any()

@@ -129,6 +129,12 @@ class Networks:
     reference: Reference | None
     saved: Any
 
+    @property
+    def readers(self) -> list[Any]:
+        """Every network that reads rollouts: policy, a critic of its own, a reference of its own."""
+        found = [self.actor_critic.policy, self.actor_critic.critic, self.reference and self.reference.net]
+        return [net for net in found if net is not None]
+
 
 def open_networks(
     policy: str | Path,

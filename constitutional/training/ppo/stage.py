@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from constitutional.training.ppo.networks import ActorCritic, open_networks
 from constitutional.training.ppo.resuming import keep_progress, restore_progress
 from constitutional.training.ppo.rollouts import draw, lay_out, scores_tensor
 from constitutional.training.ppo.update import appraise, improve, totals
+from constitutional.training.prefix_sharing import sharing_prefixes
 from constitutional.training.rewards import OnReward, Rewards, RewardSource, figures, require_rewarded
 from constitutional.training.rows import RewardRow, RlResult
 from constitutional.training.session import naming_the_last, training_session
@@ -98,7 +100,7 @@ def train_ppo(
     require_prompts(len(kept), prompts_per_step, len(failures))
     accelerator = _accelerator()
     share = _share(prompts_per_step, generations, settings, accelerator.num_processes)
-    with training_session(output) as folder, naming_the_last(checkpoints):
+    with training_session(output) as folder, naming_the_last(checkpoints), ExitStack() as stack:
         torch.manual_seed(seed)  # of new adapters
         networks = open_networks(
             policy,
@@ -109,6 +111,7 @@ def train_ppo(
             device=accelerator.device,
             referred=kl != 0,
         )
+        stack.enter_context(sharing_prefixes(*networks.readers))
         weights = WeightWatch(networks.actor_critic.policy)
         model, optimizer = accelerator.prepare(networks.actor_critic, _optimizer(networks.actor_critic, settings))
         reward = Rewards(rewards, kept, on_reward if accelerator.is_main_process else None, by_prompt=False)
