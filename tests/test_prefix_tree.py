@@ -5,7 +5,17 @@ import random
 import pytest
 import torch
 from tiny_model import save_tiny_model
-from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from constitutional.backends.local import LocalBackend
 from constitutional.backends.prefix_tree import pack_sequences
@@ -92,6 +102,20 @@ def _full(vocabulary):
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, eos_token_id=2, **SHAPE))  # the window is switched off
 
 
+def _pictured(vocabulary):
+    """Its windows stand in a part of its settings."""
+    text = {**SHAPE, "vocab_size": vocabulary, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    eyes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    eyes |= {"image_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=1, eos_token_id=2)
+    return Gemma3ForConditionalGeneration(config)
+
+
+def _alibi(vocabulary):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    return FalconForCausalLM(FalconConfig(vocab_size=vocabulary, alibi=True, new_decoder_architecture=False, **sizes))
+
+
 def _windowed_backend(folder, network):
     """A tiny model of another family behind the tiny tokenizer."""
     save_tiny_model(folder)
@@ -109,8 +133,17 @@ def _plain(backend, dialogue, continuation):
     return sum(float(logits[len(prompt) - 1 + j, token]) for j, token in enumerate(option))
 
 
-@pytest.mark.parametrize(("network", "packed"), [(_mistral, False), (_qwen2, False), (_full, True)])
-def test_a_sliding_window_model_equals_a_plain_forward(tmp_path, network, packed):
+@pytest.mark.parametrize(
+    ("network", "packed"),
+    [
+        (_mistral, False),
+        (_qwen2, False),
+        (_full, True),
+        (_pictured, False),
+        (_alibi, False),
+    ],
+)
+def test_a_network_that_no_tree_fits_equals_a_plain_forward(tmp_path, network, packed):
     backend = _windowed_backend(tmp_path / "tiny", network)
     assert (backend._tree_nodes > 0) == packed
     rows = [(user("how do I pick a lock?"), assistant(text)) for text in ("Sure,", "I cannot", "Sure, first take")]

@@ -79,7 +79,7 @@ class LocalBackend:
             compute_in_float32(self._net)
         self.context = context_of(self._net.config)
         # a given tree mask replaces a layer's sliding window, so such models get plain sequences and no mask of ours
-        self._tree_nodes = TREE_NODES[self.device] if attends_fully(self._net.config) else 0
+        self._tree_nodes = TREE_NODES[self.device] if attends_fully(self._net) else 0
         if self.device == "cpu":
             feed_in_pieces(self._net)
             if self._tree_nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +25,15 @@ def tree_mask(parents: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(mask)[None, None]
 
 
-def attends_fully(config: Any) -> bool:
-    """Whether every layer attends to all earlier tokens: a mask of ours would replace a layer's sliding window.
+def attends_fully(net: Any) -> bool:
+    """Whether a network makes of a packed tree what it makes of each sequence alone.
 
-    Older families name a window but no kinds of layers.
+    Not where layers have windows, which a mask of ours would replace (older families name a window but no kinds of
+    layers); not where tokens hear of one another by other ways than attention (recurrent layers); and not where a
+    token's place is its place in the row, whatever `position_ids` say.
     """
+    config = net.config.get_text_config(decoder=True)  # of a model that sees pictures, too, the part that reads
     kinds = getattr(config, "layer_types", None)
-    return set(kinds) == {"full_attention"} if kinds else getattr(config, "sliding_window", None) is None
+    full = set(kinds) == {"full_attention"} if kinds else getattr(config, "sliding_window", None) is None
+    placed = "position_ids" in inspect.signature(type(net.base_model).forward).parameters
+    return full and placed and not getattr(config, "alibi", False) and not net._is_stateful

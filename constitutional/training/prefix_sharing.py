@@ -25,7 +25,7 @@ WORTH = 0.9
 """Share of a batch's tokens, filling included, that are distinct: above it the batch is computed as it is."""
 
 NODES = 4_096
-"""Most tokens in one tree, unless one row alone is longer: its mask has a byte for each two of them."""
+"""Most tokens in one tree, unless one row alone is longer: its mask has a byte for each pair of them."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _takes_trees(net: Any) -> bool:
         and net.base_model is not net
         and hasattr(net.base_model, "rotary_emb")  # only distances count: filling on the left moves nothing
         and getattr(net.config, "_attn_implementation", None) == "sdpa"
-        and attends_fully(net.config)
+        and attends_fully(net)
     )
 
 

@@ -73,7 +73,7 @@ def _takes_trees(network: Any) -> bool:
         isinstance(network, PreTrainedModel)
         and isinstance(getattr(network, "score", None), torch.nn.Linear)
         and getattr(network.config, "_attn_implementation", None) == "sdpa"
-        and attends_fully(network.config)
+        and attends_fully(network)
     )
 
 

@@ -30,7 +30,7 @@ class Drawn:
 def draw(net: Any, tokenizer: Any, prompts: Sequence[list[int]], sampling: Sampling) -> Drawn:
     """One answer to each prompt; each draws from a random stream of its own, whoever shares the batch."""
     stops = frozenset(stop_ids(net.generation_config, tokenizer))
-    if attends_fully(net.config):
+    if attends_fully(net):
         written = decode(net, prompts, sampling, lambda ids: ids[-1] in stops)
     else:
         written = generate_padded(net, tokenizer, prompts, sampling, sorted(stops))
