@@ -7,12 +7,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_model import save_tiny_model
+from torch import nn
 from training_tasks import TASKS
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    HunYuanDenseV1Config,
+    HunYuanDenseV1ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -42,6 +45,7 @@ FAMILIES = {
     "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE)),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(num_key_value_heads=2, num_local_experts=4, **SHAPE)),
 }
+GROWING = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 FILLING = 0
 
 
@@ -159,6 +163,35 @@ def test_adapters_share_unless_they_drop(dropout, taken, trees):
     assert dropout or difference(net.train(), inputs) < 1e-6
 
 
+@pytest.mark.parametrize(("side", "shared"), [("left", False), ("left, with positions", True), ("right", True)])
+def test_a_family_that_reads_more_than_distances_shares_where_positions_are_its_rows_own(side, shared, trees):
+    torch.manual_seed(0)
+    net = HunYuanDenseV1ForCausalLM(HunYuanDenseV1Config(num_key_value_heads=2, head_dim=8, **SHAPE)).double().train()
+    for name, weight in net.named_parameters():
+        if "layernorm" in name:
+            nn.init.uniform_(weight, 0.5, 1.5)
+    assert difference(net, batch(side)[0]) < 1e-6
+    assert bool(trees) == shared
+
+
+def test_noise_on_embeddings_is_that_of_the_padded_batch(trees):
+    net, (inputs, _) = FAMILIES["llama"]().train(), batch()
+    net.get_input_embeddings().neftune_noise_alpha = 5
+    with sharing_prefixes(net):
+        gradients(net, inputs)
+        assert not trees
+        gradients(net.eval(), inputs)
+        assert trees
+
+
+def test_networks_are_restored_though_one_was_replaced_within(trees):
+    one, other = FAMILIES["llama"](), FAMILIES["llama"]()
+    with sharing_prefixes(one, other):
+        held, one.model = one.model, FAMILIES["llama"]().model
+    for net, backbone in ((one, held), (other, other.model)):
+        assert "forward" not in vars(backbone) and net.config._attn_implementation == "sdpa"
+
+
 def test_states_of_equal_batches_are_equal_to_the_bit():
     torch.manual_seed(0)
     threads = torch.get_num_threads()
@@ -226,6 +259,10 @@ def test_other_batches_are_computed_as_before(change, trees):
         lambda: GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4)),
         lambda: MistralForCausalLM(MistralConfig(num_key_value_heads=2, sliding_window=8, **SHAPE)),
         lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, attn_implementation="eager", **SHAPE)),
+        lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, attention_dropout=0.1, **SHAPE)),
+        lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, output_hidden_states=True, **SHAPE)),
+        lambda: MixtralForCausalLM(MixtralConfig(num_key_value_heads=2, router_jitter_noise=0.1, **SHAPE)),
+        lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, rope_parameters=GROWING, **SHAPE)),
     ],
 )
 def test_other_networks_are_left_alone(make, trees):
@@ -266,8 +303,9 @@ def test_every_training_shares_and_ends_with_the_same_weights(kind, trees, tmp_p
     TASKS[kind](policy, output=tmp_path / "padded")
     assert not trees
     files = sorted(file.relative_to(tmp_path / "padded") for file in (tmp_path / "padded").rglob("*.safetensors"))
+    assert files
     for file in files:
         ours, theirs = (load_file(tmp_path / name / file) for name in ("shared", "padded"))
-        assert files and ours.keys() == theirs.keys()
+        assert ours.keys() == theirs.keys()
         for name, weight in theirs.items():
             assert torch.allclose(ours[name], weight, atol=5e-4), (file, name, (ours[name] - weight).abs().max())

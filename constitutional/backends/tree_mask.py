@@ -29,11 +29,14 @@ def attends_fully(net: Any) -> bool:
     """Whether a network makes of a packed tree what it makes of each sequence alone.
 
     Not where layers have windows, which a mask of ours would replace (older families name a window but no kinds of
-    layers); not where tokens hear of one another by other ways than attention (recurrent layers); and not where a
-    token's place is its place in the row, whatever `position_ids` say.
+    layers); not where tokens hear of one another by other ways than attention (recurrent layers); not where a token's
+    place is its place in the row, whatever `position_ids` say; and not where the longest row turns all of them.
     """
     config = net.config.get_text_config(decoder=True)  # of a model that sees pictures, too, the part that reads
     kinds = getattr(config, "layer_types", None)
     full = set(kinds) == {"full_attention"} if kinds else getattr(config, "sliding_window", None) is None
     placed = "position_ids" in inspect.signature(type(net.base_model).forward).parameters
-    return full and placed and not getattr(config, "alibi", False) and not net._is_stateful
+    rope = getattr(config, "rope_parameters", None) or {}
+    turns = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    still = not turns & {"dynamic", "longrope"}
+    return full and placed and still and not getattr(config, "alibi", False) and not net._is_stateful

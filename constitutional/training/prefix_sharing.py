@@ -8,8 +8,8 @@ what they would have seen, and a shared token's gradient is the sum of those of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,27 +28,33 @@ NODES = 4_096
 """Most tokens in one tree, unless one row alone is longer: its mask has a byte for each pair of them."""
 
 
+DISTANCES = {"llama", "qwen2", "qwen3", "smollm3", "mixtral", "olmo2", "gpt_neox"}
+"""Families that read how far tokens are apart and nothing else of their places: filling on the left moves nothing.
+
+Others share where there is none or positions are given; HunYuan's, for one, have learned weights behind the rotation.
+"""
+
+
 @contextmanager
 def sharing_prefixes(*networks: Any) -> Iterator[None]:
     """Within it batches of these networks are computed as prefix trees, on a CPU, where that spares enough.
 
-    Losses and gradients are those of the padded batch up to rounding. Left as they are: families without rotary
-    positions, with windows or other kinds of layers, with dropout that is on, and batches with more than token ids, a
-    mask and positions. On a GPU nothing changes: what trees gain there has not been measured.
+    Losses and gradients are those of the padded batch up to rounding. Left as they are: families that trees do not fit,
+    networks with something drawn in training (dropout, noise), and batches with more than token ids, a mask and
+    positions. On a GPU nothing changes: what trees gain there has not been measured.
 
     Args:
         networks: transformers models, with adapters or without; None is passed over.
     """
-    taken = [net for net in dict.fromkeys(map(_without_adapters, networks)) if _takes_trees(net)]
-    for net in taken:
-        attend_in_blocks(net)
-        net.base_model.forward = partial(_forward, net.base_model.forward, net.base_model)
-    try:
+    with ExitStack() as stack:
+        for net in dict.fromkeys(map(_without_adapters, networks)):
+            if _takes_trees(net):
+                backbone = net.base_model
+                stack.callback(net.set_attn_implementation, "sdpa")
+                attend_in_blocks(net)
+                stack.callback(vars(backbone).pop, "forward", None)  # the class's own again
+                backbone.forward = partial(_forward, backbone.forward, backbone)
         yield
-    finally:
-        for net in taken:
-            del net.base_model.forward  # the class's own again
-            net.set_attn_implementation("sdpa")
 
 
 def _without_adapters(net: Any) -> Any:
@@ -59,9 +65,24 @@ def _takes_trees(net: Any) -> bool:
     return (
         isinstance(net, PreTrainedModel)
         and net.base_model is not net
-        and hasattr(net.base_model, "rotary_emb")  # only distances count: filling on the left moves nothing
+        and "forward" not in vars(net.base_model)  # of somebody else's hook
+        and hasattr(net.base_model, "rotary_emb")
         and getattr(net.config, "_attn_implementation", None) == "sdpa"
+        and net._can_set_attn_implementation()
+        and not (net.config.output_hidden_states or net.config.output_attentions)
+        and not _draws(net.config.to_dict())
         and attends_fully(net)
+    )
+
+
+def _draws(settings: Mapping[Any, Any]) -> bool:
+    """Whether a network's own settings have it draw something in training, by whatever module or function."""
+    return settings.get("model_type") == "phimoe" or any(  # its experts are drawn
+        _draws(value)
+        if isinstance(value, dict)
+        else isinstance(value, float) and value > 0 and ("drop" in name or "jitter" in name)
+        for name, value in settings.items()
+        if isinstance(name, str) and not name.startswith("classifier")  # of heads that are not the backbone's
     )
 
 
@@ -74,12 +95,18 @@ def _forward(
     **more: Any,
 ) -> Any:
     """The backbone's states of a padded batch, rows x tokens x width; those of filling mean nothing."""
-    usual = all(value is None or value is False for value in more.values())
-    rows = _rows(input_ids, attention_mask, position_ids) if usual and not _drops(backbone) else None
+    usual = all(value is None or value is False for value in more.values()) and not _draws_now(backbone)
+    rows = _rows(input_ids, attention_mask, position_ids) if usual else None
+    if rows is not None and position_ids is None and backbone.config.model_type not in DISTANCES:
+        rows = None if any(start for start, _ in rows) else rows
     trees = _trees([ids for _, ids in rows]) if rows is not None else []
-    if input_ids is None or rows is None or sum(len(pack.tokens) for pack, _ in trees) > WORTH * input_ids.numel():
-        given = {"attention_mask": attention_mask, "position_ids": position_ids, **more}
-        return padded(input_ids=input_ids, **{name: value for name, value in given.items() if value is not None})
+    if (
+        input_ids is None
+        or rows is None
+        or sum(len(pack.tokens) for pack, _ in trees) > WORTH * input_ids.numel()
+        or (len(trees) > 1 and backbone.is_gradient_checkpointing)  # weights that two backward passes come to
+    ):
+        return padded(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **more)
     places, states, before = torch.zeros_like(input_ids), [], 0
     for pack, paths in trees:
         output = padded(
@@ -136,9 +163,9 @@ def _trees(rows: Sequence[Sequence[int]]) -> list[tuple[Pack, dict[int, list[int
     return found
 
 
-def _drops(backbone: Any) -> bool:
-    """Whether dropout is on: copies of a token would each lose something else."""
+def _draws_now(backbone: Any) -> bool:
+    """Whether dropout (adapters have their own) or noise is on: copies of a token would each get something else."""
     return backbone.training and (
-        any(isinstance(module, nn.Dropout) and module.p > 0 for module in backbone.modules())
-        or getattr(backbone.config, "attention_dropout", 0) > 0
+        bool(getattr(backbone.get_input_embeddings(), "neftune_noise_alpha", None))
+        or any(isinstance(module, nn.Dropout) and module.p > 0 for module in backbone.modules())
     )

@@ -132,7 +132,7 @@ class Networks:
     @property
     def readers(self) -> list[Any]:
         """Every network that reads rollouts: policy, a critic of its own, a reference of its own."""
-        found = [self.actor_critic.policy, self.actor_critic.critic, self.reference and self.reference.net]
+        found = [self.actor_critic.policy, self.actor_critic.critic, self.reference.net if self.reference else None]
         return [net for net in found if net is not None]
 
 
