@@ -129,7 +129,7 @@ def compared(net: Any, batches: Sequence[dict[str, Any]]) -> str:
     apart = 0.0
     tokens = distinct = 0
     for number, batch in enumerate(batches):
-        rows = _rows(batch["input_ids"], batch["attention_mask"], None) or []
+        rows = _rows(net.config, batch["input_ids"], batch["attention_mask"], None) or []
         tokens += batch["input_ids"].numel()
         distinct += sum(len(pack.tokens) for pack, _ in _trees([ids for _, ids in rows]))
         gradients = {}

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_model import save_tiny_model
+from tiny_shape import SHAPE
 from torch import nn
 from training_tasks import TASKS
 from transformers import (
@@ -30,15 +31,6 @@ from transformers import (
 from constitutional.training import prefix_sharing
 from constitutional.training.prefix_sharing import sharing_prefixes
 
-SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-}
 FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **SHAPE)),
     "qwen2, tied": lambda: Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=1, tie_word_embeddings=True, **SHAPE)),
@@ -121,6 +113,13 @@ def test_several_trees_give_what_one_gives(trees, monkeypatch):
     inputs, distinct = batch()
     assert difference(FAMILIES["llama"]().double().train(), inputs) < 1e-6
     assert len(trees) > 2 and max(trees) <= 100 and distinct < sum(trees) < inputs["input_ids"].numel()
+
+
+def test_several_trees_are_not_made_where_activations_are_computed_again(trees, monkeypatch):
+    monkeypatch.setattr(prefix_sharing, "NODES", 100)
+    net, (inputs, _) = FAMILIES["llama"]().train(), batch()
+    net.gradient_checkpointing_enable()
+    assert difference(net, inputs) == 0.0 and not trees
 
 
 def test_an_empty_row_is_no_obstacle(trees):

@@ -13,13 +13,20 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from constitutional.backends.local import LocalBackend
 from constitutional.backends.prefix_tree import pack_sequences
 from constitutional.backends.tokens import encode_dialogue
+from constitutional.backends.tree_mask import attends_fully
 from constitutional.errors import BackendError
 from constitutional.records import assistant, user
 
@@ -76,6 +83,7 @@ def test_an_empty_option_is_left_out():
     assert [pack.tokens for pack in packs] == [[1, 2]]
 
 
+NEXT = {"hidden_size": 32, "intermediate_size": 32, "layer_types": ["full_attention"], "moe_intermediate_size": 8}
 WINDOW = 6
 SHAPE = {
     "hidden_size": 32,
@@ -153,6 +161,18 @@ def test_a_network_that_no_tree_fits_equals_a_plain_forward(tmp_path, network, p
     for row, texts, likelihood in zip(rows, options, found, strict=True):
         plain = [_plain(backend, row, text) for text in texts]
         assert likelihood.logprobs == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: MptForCausalLM(MptConfig(vocab_size=60, d_model=32, n_heads=4, n_layers=1)),  # places in the row
+        lambda: RwkvForCausalLM(RwkvConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2)),  # recurrent
+        lambda: Qwen3NextForCausalLM(Qwen3NextConfig(vocab_size=60, num_hidden_layers=1, num_experts=2, **NEXT)),
+    ],
+)
+def test_no_tree_fits_what_hears_otherwise_than_by_attention_or_reads_places_in_the_row(network):
+    assert not attends_fully(network())
 
 
 def test_an_option_over_the_edge_is_nan_and_aborts_nothing(tmp_path):

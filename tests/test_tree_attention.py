@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tiny_shape import SHAPE
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -12,15 +13,6 @@ from constitutional.backends.prefix_tree import ENOUGH, LITTLE, pack_sequences
 from constitutional.backends.tree_attention import attend_in_blocks, block_mask
 from constitutional.backends.tree_mask import tree_mask
 
-SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-}
 FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **SHAPE)),
     "qwen2, one key for all": lambda: Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=1, **SHAPE)),

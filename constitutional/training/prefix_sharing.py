@@ -27,7 +27,6 @@ WORTH = 0.9
 NODES = 4_096
 """Most tokens in one tree, unless one row alone is longer: its mask has a byte for each pair of them."""
 
-
 DISTANCES = {"llama", "qwen2", "qwen3", "smollm3", "mixtral", "olmo2", "gpt_neox"}
 """Families that read how far tokens are apart and nothing else of their places: filling on the left moves nothing.
 
@@ -64,7 +63,6 @@ def _without_adapters(net: Any) -> Any:
 def _takes_trees(net: Any) -> bool:
     return (
         isinstance(net, PreTrainedModel)
-        and net.base_model is not net
         and "forward" not in vars(net.base_model)  # of somebody else's hook
         and hasattr(net.base_model, "rotary_emb")
         and getattr(net.config, "_attn_implementation", None) == "sdpa"
@@ -96,16 +94,11 @@ def _forward(
 ) -> Any:
     """The backbone's states of a padded batch, rows x tokens x width; those of filling mean nothing."""
     usual = all(value is None or value is False for value in more.values()) and not _draws_now(backbone)
-    rows = _rows(input_ids, attention_mask, position_ids) if usual else None
-    if rows is not None and position_ids is None and backbone.config.model_type not in DISTANCES:
-        rows = None if any(start for start, _ in rows) else rows
+    rows = _rows(backbone.config, input_ids, attention_mask, position_ids) if usual else None
     trees = _trees([ids for _, ids in rows]) if rows is not None else []
-    if (
-        input_ids is None
-        or rows is None
-        or sum(len(pack.tokens) for pack, _ in trees) > WORTH * input_ids.numel()
-        or (len(trees) > 1 and backbone.is_gradient_checkpointing)  # weights that two backward passes come to
-    ):
+    nodes = sum(len(pack.tokens) for pack, _ in trees)
+    twice = len(trees) > 1 and backbone.is_gradient_checkpointing  # two backward passes would come to each weight
+    if input_ids is None or rows is None or nodes > WORTH * input_ids.numel() or twice:
         return padded(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **more)
     places, states, before = torch.zeros_like(input_ids), [], 0
     for pack, paths in trees:
@@ -126,9 +119,12 @@ def _forward(
 
 
 def _rows(
-    input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
+    config: Any, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
 ) -> list[tuple[int, list[int]]] | None:
-    """Where each row's tokens begin, and its tokens; None for what is no padded batch on a CPU."""
+    """Where each row's tokens begin, and its tokens; None for what is no padded batch on a CPU.
+
+    And for one whose filling moves the positions that the family reads.
+    """
     if input_ids is None or input_ids.device.type != "cpu" or input_ids.dim() != 2 or len(input_ids) < 2:
         return None
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -145,6 +141,8 @@ def _rows(
         expected = (real.cumsum(1) - 1).expand_as(input_ids)
         if position_ids.shape != input_ids.shape or not torch.equal(position_ids[real], expected[real]):
             return None
+    elif config.model_type not in DISTANCES and bool(starts.any()):
+        return None
     return [
         (start, ids[start : start + length])
         for ids, start, length in zip(input_ids.tolist(), starts.tolist(), lengths.tolist(), strict=True)
